@@ -1,0 +1,61 @@
+# Every target sets up what it needs in .venv, from pinned versions.
+PYTHON ?= python3.11
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+# One entry per program and per machine type; small programs are not worth a file.
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
+
+DEMO := runs/demo
+
+.PHONY: help demo test test-slow test-parity notebooks lint format clean
+
+help:
+	@echo "make demo         train the tiny Performer language model, sample from it"
+	@echo "make test         the tests (under 10 minutes on two cores)"
+	@echo "make test-slow    soaks and sweeps"
+	@echo "make test-parity  comparisons with other implementations (installs torch)"
+	@echo "make notebooks    run every notebook from top to bottom"
+	@echo "make lint         formatting, imports, types"
+
+demo: $(VENV)/.run
+	$(RUN) -m experiments.train --config=configs/performer/lm.py:tiny --workdir=$(DEMO)
+	$(RUN) -m jaxmodels.pipelines.generate --checkpoint $(DEMO) --prompt "def "
+	@echo "loss plot:  $(DEMO)/loss.png"
+	@echo "checkpoint: $(DEMO)"
+
+test: $(VENV)/.test
+	$(RUN) -m pytest -n 2 -q
+
+test-slow: $(VENV)/.test
+	$(RUN) -m pytest -q -m slow
+
+test-parity: $(VENV)/.parity
+	$(RUN) -m pytest -q -m parity
+
+notebooks: $(VENV)/.notebooks
+	$(RUN) notebooks/run.py
+
+lint: $(VENV)/.test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(VENV)/.test
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean:
+	rm -rf $(VENV) .cache runs
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: setup.cfg constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.test $(VENV)/.parity $(VENV)/.notebooks: $(VENV)/.%: $(VENV)/.run
+	$(INSTALL) --constraint constraints.txt --editable '.[test,$*]'
+	@touch $@

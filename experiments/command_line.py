@@ -1,0 +1,239 @@
+"""The command line of all entry points: flags, a config file and its overrides.
+
+absl keeps the flags and ml_collections assigns the overrides. Before they see the
+command line, everything that can be wrong with it is collected here, so that each
+error is one line that names the way out. A config file is Python and is executed.
+"""
+
+import os
+import re
+import sys
+import textwrap
+import types
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from absl import flags as absl_flags
+from ml_collections import ConfigDict, config_flags
+
+from experiments import config_file, fields
+from experiments.config_file import nearest
+from jaxmodels.train.errors import INTERRUPTED, ConfigError, RunError
+
+CONFIG_HELP = (
+    "Config file, executed as Python; relative to here or to the repository. "
+    "--config.<field>=<value> overrides a field."
+)
+
+
+class Flag(NamedTuple):
+    """A flag of an entry point; its kind is str, int or bool."""
+
+    name: str
+    kind: type
+    help: str
+    meta: str = "VALUE"
+    default: Any = None
+
+
+class Arguments(NamedTuple):
+    """A command line without errors.
+
+    Attributes:
+        config: the config, overrides assigned, locked.
+        source: what --config named, such as "configs/performer/lm.py:tiny".
+        module: the config file as a module.
+        overrides: field -> text, as given.
+        flags: flag -> value.
+    """
+
+    config: ConfigDict
+    source: str
+    module: types.ModuleType
+    overrides: Mapping[str, str]
+    flags: Mapping[str, Any]
+
+
+def run(main, flags, argv=None, *, doc=""):
+    """Calls `main(arguments)` and returns the exit code; errors go to stderr.
+
+    A `RunError` is printed one line each, without a traceback: whatever else escapes is
+    a bug and keeps its traceback.
+
+    Args:
+        main: takes `Arguments` and returns an exit code, or None for 0.
+        flags: the `Flag`s of this entry point.
+        argv: words after the program's name; those of this process when omitted.
+        doc: help text of the entry point.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        arguments = parse(argv, flags, doc=doc)
+        return 0 if arguments is None else main(arguments) or 0
+    except RunError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read the output, such as head, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parse(argv, flags, *, doc=""):
+    """Parses a command line into `Arguments`; None after printing the help.
+
+    Raises:
+        ConfigError: with one line for each thing that is wrong.
+    """
+    wants_help = any(word.lstrip("-") in ("help", "h") for word in argv)
+    source = _config_source(argv)
+    if source is None:
+        if wants_help:
+            print(_help(flags, doc))
+            return None
+        known = ", ".join(config_file.available())
+        raise ConfigError(f"--config is required; the configs are {known}")
+    config, module = config_file.load(source)
+    kinds = {flag.name: flag.kind for flag in flags}
+    known = fields.flatten(config)
+    kinds |= {f"config.{path}": kind for path, (kind, _) in known.items()}
+    pairs, errors = _split([w for w in argv if not _is_help(w)], kinds)
+    given, overrides, texts = {}, {}, []
+    for name, text in pairs:
+        if name == "config":
+            if "config" in given:
+                errors.append("--config is given twice; keep one")
+            given[name] = text
+            continue
+        shown = f"--{name}" if text is None else f"--{name}={text}"
+        field = name.removeprefix("config.") if name.startswith("config.") else None
+        if name in given:
+            errors.append(f"--{name} is given twice; keep one")
+        elif field is not None and field not in known:
+            errors.append(_unknown_field(field, known, config, source))
+        elif name not in kinds:
+            names = [*kinds, "config", "help"]
+            errors.append(f"unknown flag --{name}{nearest(name, names)}; see --help")
+        elif text is None:
+            errors.append(f"{shown} needs a value: --{name}=VALUE")
+        else:
+            try:
+                default = known[field][1] if field is not None else None
+                value = fields.parse_text(text, kinds[name], default)
+                texts += fields.as_argument(name, value)
+                if field is not None:
+                    overrides[field] = text
+            except ValueError as error:
+                errors.append(f"{shown}: {error}")
+        given[name] = text
+    if errors:
+        raise ConfigError("\n".join(errors))
+    arguments = _assign(config, flags, texts)._replace(
+        source=source, module=module, overrides=overrides
+    )
+    if wants_help:
+        print(_help(flags, doc, arguments))
+        return None
+    return arguments
+
+
+def _assign(config, flags, argv):
+    """Lets absl and ml_collections assign an `argv` in which nothing is wrong."""
+    parsed = absl_flags.FlagValues()
+    for flag in flags:
+        define = {
+            str: absl_flags.DEFINE_string,
+            int: absl_flags.DEFINE_integer,
+            bool: absl_flags.DEFINE_boolean,
+        }[flag.kind]
+        define(flag.name, flag.default, flag.help, flag_values=parsed)
+    holder = config_flags.DEFINE_config_dict(
+        "config", config, CONFIG_HELP, flag_values=parsed, sys_argv=["", *argv]
+    )
+    try:
+        parsed(["", *argv])
+    except absl_flags.Error as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    given = {flag.name: parsed[flag.name].value for flag in flags}
+    return Arguments(holder.value, "", types.ModuleType(""), {}, given)
+
+
+def _is_help(word):
+    return word.startswith("-") and word.lstrip("-") in ("help", "h")
+
+
+def _config_source(argv):
+    """The value of --config, or None."""
+    for word, following in zip(argv, [*argv[1:], None], strict=True):
+        name, equals, value = word.partition("=")
+        if name in ("--config", "-config"):
+            value = value if equals else following
+            if not value or value.startswith("--"):
+                raise ConfigError("--config needs a value: --config=FILE[:SIZE]")
+            return value
+    return None
+
+
+def _split(argv, kinds):
+    """Words -> [(flag, text or None)], errors; `--name value` is one pair."""
+    pairs, errors, words = [], [], list(argv)
+    while words:
+        word = words.pop(0)
+        if not re.match(r"--?\w", word):
+            errors.append(f"unexpected argument {word!r}; flags look like --name=value")
+            continue
+        name, equals, text = word.lstrip("-").partition("=")
+        if not equals:
+            if kinds.get(name) is bool:
+                text = "true"
+            elif name.startswith("no") and kinds.get(name[2:]) is bool:
+                name, text = name[2:], "false"
+            elif words and not re.match(r"--?[A-Za-z]", words[0]):
+                text = words.pop(0)
+            else:
+                text = None
+        pairs.append((name, text))
+    return pairs, errors
+
+
+def _unknown_field(field, known, config, source):
+    """What to say about --config.<field> when the config has no such field."""
+    section = config
+    for part in field.split("."):
+        section = section.get(part) if isinstance(section, ConfigDict) else None
+    if isinstance(section, ConfigDict):
+        inside = ", ".join(f"--config.{field}.{name}" for name in list(section)[:3])
+        return f"--config.{field} is a section; set its fields: {inside}, ..."
+    *_, last = field.split(".")
+    moved = [path for path in known if path.split(".")[-1] == last]
+    hint = f"; did you mean {moved[0]!r}?" if moved else nearest(field, known)
+    return f"{source} has no field {field!r}{hint}; --help lists the fields"
+
+
+def _help(flags, doc, arguments=None):
+    """Help text, with every field of the config where one is given."""
+    rows = [("--config=FILE[:SIZE]", CONFIG_HELP)]
+    for flag in flags:
+        meta = "" if flag.kind is bool else f"={flag.meta}"
+        rows.append((f"--{flag.name}{meta}", flag.help))
+    rows.append(("--help", "This text; with --config, every field of the config too."))
+    width = max(len(name) for name, _ in rows)
+    lines = [doc.strip(), "", "Flags:"]
+    for name, text in rows:
+        head, *more = textwrap.wrap(text, 92 - width)
+        lines += [f"  {name:{width}}  {head}", *(" " * (width + 4) + x for x in more)]
+    if arguments is None:
+        lines += ["", "Configs:"]
+        for path in config_file.available():
+            sizes = ", ".join(config_file.sizes(path))
+            lines.append(f"  {path}{' ' * 2 + 'sizes ' + sizes if sizes else ''}")
+        return "\n".join(lines)
+    known = fields.flatten(arguments.config)
+    width = max(len(path) for path in known)
+    lines += ["", f"Fields of {arguments.source} (--config.<field>=<value>):"]
+    for path, (kind, value) in known.items():
+        lines.append(f"  {path:{width}}  {kind.__name__:5}  {fields.as_text(value)}")
+    return "\n".join(lines)
