@@ -5,12 +5,13 @@ command line, everything that can be wrong with it is collected here, so that ea
 error is one line that names the way out. A config file is Python and is executed.
 """
 
+import functools
 import os
 import re
 import sys
 import textwrap
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from absl import flags as absl_flags
@@ -27,13 +28,28 @@ CONFIG_HELP = (
 
 
 class Flag(NamedTuple):
-    """A flag of an entry point; its kind is str, int or bool."""
+    """A flag of an entry point.
+
+    Attributes:
+        name: without dashes.
+        kind: str, int, bool, or a function from text to value that raises `ValueError`.
+        help: one sentence.
+        meta: what the help shows after the equals sign.
+        example: makes the flag required; a value to offer where it is missing.
+    """
 
     name: str
-    kind: type
+    kind: Callable[[str], Any]
     help: str
     meta: str = "VALUE"
-    default: Any = None
+    example: str | None = None
+
+
+class _Parser(absl_flags.ArgumentParser):
+    """Makes an absl parser of a function."""
+
+    def __init__(self, function):
+        self.parse = function
 
 
 class Arguments(NamedTuple):
@@ -74,8 +90,8 @@ def run(main, flags, argv=None, *, doc=""):
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted: {interrupt or 'nothing was saved'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # whoever read the output, such as head, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -88,50 +104,54 @@ def parse(argv, flags, *, doc=""):
     Raises:
         ConfigError: with one line for each thing that is wrong.
     """
-    wants_help = any(word.lstrip("-") in ("help", "h") for word in argv)
-    source = _config_source(argv)
+    words = [word for word in argv if not _is_help(word)]
+    wants_help = len(words) < len(argv)
+    source = _config_source(words)
+    if source is None and wants_help:
+        print(_help(flags, doc))
+        return None
     if source is None:
-        if wants_help:
-            print(_help(flags, doc))
-            return None
         known = ", ".join(config_file.available())
         raise ConfigError(f"--config is required; the configs are {known}")
     config, module = config_file.load(source)
     kinds = {flag.name: flag.kind for flag in flags}
     known = fields.flatten(config)
     kinds |= {f"config.{path}": kind for path, (kind, _) in known.items()}
-    pairs, errors = _split([w for w in argv if not _is_help(w)], kinds)
-    given, overrides, texts = {}, {}, []
+    pairs, errors = _split(words, kinds)
+    overrides, assigned = {}, []
+    names = [name for name, _ in pairs]
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            errors.append(f"--{name} is given {names.count(name)} times; keep one")
     for name, text in pairs:
         if name == "config":
-            if "config" in given:
-                errors.append("--config is given twice; keep one")
-            given[name] = text
             continue
-        shown = f"--{name}" if text is None else f"--{name}={text}"
         field = name.removeprefix("config.") if name.startswith("config.") else None
-        if name in given:
-            errors.append(f"--{name} is given twice; keep one")
-        elif field is not None and field not in known:
-            errors.append(_unknown_field(field, known, config, source))
-        elif name not in kinds:
-            names = [*kinds, "config", "help"]
-            errors.append(f"unknown flag --{name}{nearest(name, names)}; see --help")
-        elif text is None:
-            errors.append(f"{shown} needs a value: --{name}=VALUE")
+        if name not in kinds:
+            errors.append(_unknown(name, field, kinds, config, source))
+            continue
+        if text is None:
+            errors.append(f"--{name} needs a value: --{name}=VALUE")
+            continue
+        try:
+            default = known[field][1] if field else None
+            value = _value(text, kinds[name], default)
+        except ValueError as error:
+            errors.append(f"--{name}={text}: {error}")
+            continue
+        if field:
+            overrides[field] = text
+            assigned += fields.as_argument(name, value)
         else:
-            try:
-                default = known[field][1] if field is not None else None
-                value = fields.parse_text(text, kinds[name], default)
-                texts += fields.as_argument(name, value)
-                if field is not None:
-                    overrides[field] = text
-            except ValueError as error:
-                errors.append(f"{shown}: {error}")
-        given[name] = text
+            assigned.append(f"--{name}={text}")
+    for flag in flags:
+        if flag.example and flag.name not in names and not wants_help:
+            errors.append(
+                f"--{flag.name} is required, such as --{flag.name}={flag.example}"
+            )
     if errors:
-        raise ConfigError("\n".join(errors))
-    arguments = _assign(config, flags, texts)._replace(
+        raise ConfigError("\n".join(dict.fromkeys(errors)))
+    arguments = _assign(config, flags, assigned)._replace(
         source=source, module=module, overrides=overrides
     )
     if wants_help:
@@ -140,16 +160,22 @@ def parse(argv, flags, *, doc=""):
     return arguments
 
 
+def _value(text, kind, default):
+    known = kind in fields.KINDS
+    return fields.parse_text(text, kind, default) if known else kind(text)
+
+
 def _assign(config, flags, argv):
     """Lets absl and ml_collections assign an `argv` in which nothing is wrong."""
     parsed = absl_flags.FlagValues()
     for flag in flags:
-        define = {
-            str: absl_flags.DEFINE_string,
-            int: absl_flags.DEFINE_integer,
-            bool: absl_flags.DEFINE_boolean,
-        }[flag.kind]
-        define(flag.name, flag.default, flag.help, flag_values=parsed)
+        if flag.kind is bool:
+            absl_flags.DEFINE_boolean(flag.name, False, flag.help, flag_values=parsed)
+        else:
+            read = functools.partial(_value, kind=flag.kind, default=None)
+            absl_flags.DEFINE(
+                _Parser(read), flag.name, None, flag.help, flag_values=parsed
+            )
     holder = config_flags.DEFINE_config_dict(
         "config", config, CONFIG_HELP, flag_values=parsed, sys_argv=["", *argv]
     )
@@ -167,10 +193,10 @@ def _is_help(word):
 
 def _config_source(argv):
     """The value of --config, or None."""
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for index, word in enumerate(argv):
         name, equals, value = word.partition("=")
         if name in ("--config", "-config"):
-            value = value if equals else following
+            value = value if equals else "".join(argv[index + 1 : index + 2])
             if not value or value.startswith("--"):
                 raise ConfigError("--config needs a value: --config=FILE[:SIZE]")
             return value
@@ -199,17 +225,21 @@ def _split(argv, kinds):
     return pairs, errors
 
 
-def _unknown_field(field, known, config, source):
-    """What to say about --config.<field> when the config has no such field."""
+def _unknown(name, field, kinds, config, source):
+    """What to say about a flag, or a field of the config, that does not exist."""
+    fields_of_config = [x for x in kinds if x.startswith("config.")]
+    moved = [x for x in fields_of_config if x.split(".")[-1] == name.split(".")[-1]]
+    hint = f" (did you mean {moved[0]!r}?)" if moved else ""
+    if not field:
+        hint = hint or nearest(name, [*kinds, "config", "help"])
+        return f"unknown flag --{name}{hint}; --help lists the flags"
     section = config
     for part in field.split("."):
         section = section.get(part) if isinstance(section, ConfigDict) else None
     if isinstance(section, ConfigDict):
-        inside = ", ".join(f"--config.{field}.{name}" for name in list(section)[:3])
+        inside = ", ".join(f"--config.{field}.{key}" for key in list(section)[:3])
         return f"--config.{field} is a section; set its fields: {inside}, ..."
-    *_, last = field.split(".")
-    moved = [path for path in known if path.split(".")[-1] == last]
-    hint = f"; did you mean {moved[0]!r}?" if moved else nearest(field, known)
+    hint = (hint or nearest(name, fields_of_config)).replace("'config.", "'")
     return f"{source} has no field {field!r}{hint}; --help lists the fields"
 
 

@@ -15,9 +15,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def nearest(name, names):
-    """ "; did you mean 'x'?" for the name most like `name`; empty when none is."""
+    """A question that offers the name most like `name`; empty when none is."""
     found = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.6)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def available():

@@ -10,13 +10,14 @@ import pathlib
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmodels.train import (
     checkpoint,
     distributed,
     feed,
     flops,
-    guard,
     metrics,
     model_file,
     sharding,
@@ -24,6 +25,7 @@ from jaxmodels.train import (
 from jaxmodels.train.console import Progress
 from jaxmodels.train.errors import Preempted
 from jaxmodels.train.preemption import StopRequests
+from jaxmodels.train.report import Report
 from jaxmodels.train.watchdog import Watchdog
 
 
@@ -58,13 +60,15 @@ def programs(task, mesh, rules=sharding.PARAM_RULES):
     def train_step(state, batch, rng):
         return task.train_step(state, batch, jax.random.fold_in(rng, state.step))
 
+    # Metrics come back whole to every process.
+    whole = NamedSharding(mesh, PartitionSpec())
     abstract = jax.eval_shape(task.init, jax.random.key(0))
     shardings = sharding.state_shardings(abstract, mesh, rules)
     return Programs(
         sharding.targets(abstract, shardings),
         jax.jit(task.init, out_shardings=shardings),
-        jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)),
-        jax.jit(task.eval_step),
+        jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, whole)),
+        jax.jit(task.eval_step, out_shardings=whole),
     )
 
 
@@ -80,7 +84,7 @@ def keys(seed):
     return jax.random.split(jax.random.key(seed), 3)
 
 
-def evaluate(task, data, state, *, mesh=None, seed=0, beat=lambda: None):
+def evaluate(task, data, state, *, mesh=None, seed=0):
     """Metrics of a state on all evaluation batches.
 
     Args:
@@ -88,25 +92,25 @@ def evaluate(task, data, state, *, mesh=None, seed=0, beat=lambda: None):
         data: has `eval(step, rank, ranks)`, `num_eval_batches` and `baselines`.
         state: a `TrainState` that lives on `mesh`.
         mesh: all devices along `data` when omitted.
-        beat: called after every batch.
 
     Returns:
         name -> float, the baselines of the data among them.
     """
     mesh = sharding.make_mesh() if mesh is None else mesh
     with on_mesh(mesh):
-        step = jax.jit(task.eval_step)
-        return _evaluate(task, step, data, state, mesh, keys(seed)[2], beat)
+        step = programs(task, mesh).eval_step
+        still = Watchdog(None, first_seconds=None)
+        return _evaluate(task, step, data, state, mesh, keys(seed)[2], still)
 
 
-def _evaluate(task, eval_step, data, state, mesh, rng, beat):
+def _evaluate(task, eval_step, data, state, mesh, rng, watchdog):
     totals = None
     held_out = feed.batches(data.eval, mesh, 0, data.num_eval_batches, num_threads=0)
     for index, batch in enumerate(held_out):
         batch_metrics = eval_step(state, batch, jax.random.fold_in(rng, index))
         batch_metrics = jax.device_get(batch_metrics)
         totals = metrics.add(totals, batch_metrics) if totals else batch_metrics
-        beat()
+        watchdog.beat(index)
     return {**task.summarize(totals), **data.baselines}
 
 
@@ -161,33 +165,29 @@ def fit(
         KeyboardInterrupt: the user asked to stop; the state is saved.
         ValueError: a step count or cadence that makes no sense.
     """
-    _check_numbers(num_steps, log_every, eval_every, save_every)
+    _check_numbers(num_steps, log=log_every, eval=eval_every, save=save_every)
     mesh = sharding.make_mesh() if mesh is None else mesh
-    quiet = quiet or jax.process_index() > 0
     workdir = pathlib.Path(workdir) if workdir else None
+    written = workdir if jax.process_index() == 0 else None
     init_rng, train_rng, eval_rng = keys(seed)
-    heartbeat = workdir / "heartbeat" if workdir and jax.process_index() == 0 else None
     with contextlib.ExitStack() as stack:
         stack.enter_context(on_mesh(mesh))
+        watchdog = stack.enter_context(_watchdog(limits, written))
         stops = stack.enter_context(StopRequests())
-        watchdog = stack.enter_context(
-            Watchdog(
-                limits.hang_seconds,
-                first_seconds=limits.compile_seconds,
-                heartbeat=heartbeat,
-            )
-        )
         jitted = programs(task, mesh, rules)
         checkpoints = _open_checkpoints(stack, workdir, keep)
         state, notes = _first_state(jitted, checkpoints, init_rng, init_from)
         first = int(state.step)
-        log = stack.enter_context(
-            _Log(task, data, jitted, mesh, workdir, first, num_steps, quiet)
+        progress = Progress(
+            num_steps, first, unit=data.unit, quiet=quiet or jax.process_index() > 0
         )
-        log.notes(notes)
-        if first >= num_steps:
-            log.notes([f"nothing to do: {first} of {num_steps} updates are done"])
-            return state
+        report = stack.enter_context(
+            Report(task, data, progress, written, limits, state)
+        )
+        for note in notes:
+            progress.message(note)
+        if written:
+            model_file.write(written, task.networks, data.preprocessing)
         batches = feed.batches(
             data.train,
             mesh,
@@ -196,42 +196,34 @@ def fit(
             num_threads=num_threads,
             num_workers=num_workers,
         )
-        refusals = guard.Guard(limits, data, int(state.skips[0]))
-        train_step = None
+        train_step, eval_step = (
+            _together(jitted.train_step),
+            _together(jitted.eval_step),
+        )
+        progress.flops(*_cost(task, data, state, train_rng))
         for index, batch in zip(range(first, num_steps), batches, strict=True):
-            if train_step is None:
-                train_step = distributed.compile_together(
-                    jitted.train_step, state, batch, train_rng
-                )
-            log.profile(index, profile_steps)
+            report.profile(index, profile_steps)
             state, step_metrics = train_step(state, batch, train_rng)
             step, last = index + 1, index + 1 == num_steps
-            # The metrics of the step before: the device never waits for the host.
-            log.flush(refusals)
+            report.flush()
             watchdog.beat(index)
-            log.defer(step, step_metrics, last or _due(step, log_every))
-            if last or _due(step, eval_every):
-                log.flush(refusals)
-                with log.pause():
-                    values = _evaluate(
-                        task,
-                        jitted.eval_step,
-                        data,
-                        state,
-                        mesh,
-                        eval_rng,
-                        lambda step=step: watchdog.beat(step),
-                    )
-                    log.write(step, "eval", values)
+            report.defer(step, step_metrics, due=last or _due(step, log_every))
             stop = stops.reached(step)
+            if last or _due(step, eval_every):
+                report.flush()
+                with progress.pause():
+                    values = _evaluate(
+                        task, eval_step, data, state, mesh, eval_rng, watchdog
+                    )
+                report.write(step, "eval", values)
             if checkpoints and (last or stop or _due(step, save_every)):
-                log.flush(refusals)
-                with log.pause(), watchdog.pause():
+                report.flush()
+                with progress.pause(), watchdog.pause():
                     checkpoints.save(state, wait=bool(last or stop))
             if stop and not last:
-                log.flush(refusals)
+                report.flush()
                 _stop(stop, step, workdir)
-        log.flush(refusals)
+        report.flush()
     return state
 
 
@@ -239,12 +231,14 @@ def _due(step, every):
     return bool(every) and step % every == 0
 
 
-def _check_numbers(num_steps, *cadences):
+def _check_numbers(num_steps, **cadences):
     if num_steps < 1:
         raise ValueError(f"num_steps {num_steps} must be at least 1")
-    for name, every in zip(("log_every", "eval_every", "save_every"), cadences, strict=True):
+    for name, every in cadences.items():
         if every < 0:
-            raise ValueError(f"{name} {every} must be at least 1, or 0 for the end only")
+            raise ValueError(
+                f"{name}_every {every} must be at least 1, or 0 for the end only"
+            )
 
 
 def _stop(stop, step, workdir):
@@ -252,6 +246,34 @@ def _stop(stop, step, workdir):
     if stop == "interrupted":
         raise KeyboardInterrupt(f"stopped after update {step}; {where}")
     raise Preempted(f"preempted after update {step}; {where}; run it again to resume")
+
+
+def _watchdog(limits, workdir):
+    heartbeat = workdir / "heartbeat" if workdir else None
+    seconds, first_seconds = limits.hang_seconds, limits.compile_seconds
+    return Watchdog(seconds, first_seconds=first_seconds, heartbeat=heartbeat)
+
+
+def _together(jitted):
+    """Compiles at the first call, which waits until all processes have compiled."""
+    compiled = []
+
+    def call(*args):
+        if not compiled:
+            compiled.append(distributed.compile_together(jitted, *args))
+        return compiled[0](*args)
+
+    return call
+
+
+def _cost(task, data, state, rng):
+    """Operations of an update and the peak of all devices; None where unknown."""
+    peak = flops.peak_flops(jax.devices()[0].device_kind)
+    if peak is None:
+        return None, None
+    batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, data.train(0, 0, 1)))
+    count = flops.count_flops(task.train_step, state, batch, rng)
+    return count, peak * jax.device_count()
 
 
 def _open_checkpoints(stack, workdir, keep):
@@ -267,7 +289,7 @@ def _first_state(jitted, checkpoints, rng, init_from):
     state = checkpoints.restore(jitted.target) if checkpoints else None
     if state is not None:
         return state, [f"resumed after update {int(state.step)}"]
-    state = distributed.compile_together(jitted.init, rng)(rng)
+    state = _together(jitted.init)(rng)
     if not init_from:
         return state, []
     folder, networks = init_from

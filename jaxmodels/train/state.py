@@ -41,4 +41,6 @@ def variables(state, network):
 def start(params, opt_state, ema, collections):
     """The state before the first update."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, opt_state, ema, collections, jnp.zeros(2, jnp.int32))
+    return TrainState(
+        zero, params, opt_state, ema, collections, jnp.zeros(2, jnp.int32)
+    )

@@ -134,7 +134,9 @@ def from_losses(
         accepted = state.replace(
             params=params, opt_state=opt_state, ema=ema, collections=collections
         )
-        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), accepted, state)
+        state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), accepted, state
+        )
         skipped = 1 - finite.astype(jnp.int32)
         in_a_row, in_all = state.skips
         skips = jnp.stack([(in_a_row + 1) * skipped, in_all + skipped])
@@ -196,7 +198,8 @@ def accumulate(objective, params, collections, batch, rng, microbatches):
         gradient, params, collections, jax.tree.map(lambda x: x[0], slices), rng
     )
     zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), ((loss_shape, grads_shape), metrics_shape)
+        lambda x: jnp.zeros(x.shape, x.dtype),
+        ((loss_shape, grads_shape), metrics_shape),
     )
     (collections, (weighted, metrics)), _ = jax.lax.scan(
         step, (collections, zeros), (jnp.arange(microbatches), slices)

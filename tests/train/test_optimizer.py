@@ -32,9 +32,7 @@ def test_the_schedule_warms_up_then_falls_to_its_end():
 
 @pytest.mark.parametrize("name", optimizer.NAMES)
 def test_every_optimizer_descends_a_quadratic(name):
-    transform = optimizer.make_optimizer(
-        name, 0.1, 60, warmup_steps=5, clip_norm=1.0
-    )
+    transform = optimizer.make_optimizer(name, 0.1, 60, warmup_steps=5, clip_norm=1.0)
     target = jax.tree.map(
         lambda x: jax.random.normal(jax.random.key(x.ndim), x.shape), PARAMS
     )

@@ -85,7 +85,9 @@ def test_every_leaf_of_every_optimizer_can_be_placed(name):
     mesh = sharding.make_mesh(**MESH)
     state = state_with(optimizer.make_optimizer(name, 1e-3, 10, weight_decay=0.1))
     placed = sharding.state_shardings(jax.eval_shape(lambda: state), mesh)
-    for leaf, place in zip(jax.tree.leaves(state), jax.tree.leaves(placed), strict=True):
+    for leaf, place in zip(
+        jax.tree.leaves(state), jax.tree.leaves(placed), strict=True
+    ):
         place.shard_shape(leaf.shape)
 
 

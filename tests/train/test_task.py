@@ -69,9 +69,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch():
 def test_a_batch_that_does_not_divide_into_microbatches_is_an_error():
     subject = build(microbatches=3)
     with pytest.raises(ValueError, match="batch 8 does not divide into 3 microbatches"):
-        subject.train_step(
-            subject.init(jax.random.key(0)), batch(0), jax.random.key(1)
-        )
+        subject.train_step(subject.init(jax.random.key(0)), batch(0), jax.random.key(1))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
@@ -114,7 +112,9 @@ def test_a_network_without_a_loss_is_frozen():
     state, _ = advance(subject, start, [batch(0)])
     chex.assert_trees_all_equal(state.params["frozen"], start.params["frozen"])
     assert set(state.opt_state) == {"model"}
-    moved = optax.tree.norm(optax.tree.sub(state.params["model"], start.params["model"]))
+    moved = optax.tree.norm(
+        optax.tree.sub(state.params["model"], start.params["model"])
+    )
     assert moved > 0
 
 

@@ -1,0 +1,163 @@
+"""Multi-head attention by a feature map, in time linear in the length.
+
+Shapes use B batch, T query length, S key length, D width, H heads, K head width,
+M features.
+"""
+
+import math
+
+import flax.linen as nn
+
+from jaxmodels.layers import feature_maps, heads, linear_attention
+
+
+class LinearAttention(nn.Module):
+    """Attention by a feature map, in time linear in the length.
+
+    The directions of random features are no parameters: they live in the collection
+    "projections" as `projection` [rows, K], and change only when they are redrawn.
+
+    Attributes:
+        feature_map, num_features, chunk_size, query_key_norm: as in `AttentionSpec`.
+        causal, rotary, use_bias, out_scale: as in `Attention`.
+    """
+
+    embed_dim: int
+    num_heads: int
+    feature_map: str = "favor_plus"
+    num_features: int | None = None
+    chunk_size: int = 64
+    causal: bool = False
+    rotary: bool = False
+    query_key_norm: bool = False
+    use_bias: bool = False
+    out_scale: float = 1.0
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    def setup(self):
+        self.query, self.key, self.value, self.out = heads.projections(self)
+        if self.query_key_norm:
+            self.query_norm, self.key_norm = heads.norm(self), heads.norm(self)
+        head_dim = self.embed_dim // self.num_heads
+        rows = num_rows(self.feature_map, self.num_features, head_dim)
+        self.projection = None
+        if rows is not None:
+            self.projection = self.variable(
+                "projections",
+                "projection",
+                lambda: feature_maps.orthogonal_projection(
+                    self.make_rng("params"), rows, head_dim
+                ),
+            )
+
+    def __call__(
+        self,
+        x,
+        context=None,
+        *,
+        positions=None,
+        mask=None,
+        segment_ids=None,
+        prefix_lengths=None,
+    ):
+        """Mixes [B, T, D] with itself, or with `context` [B, S, D].
+
+        Args:
+            positions: int [B, T], needed by rotary attention.
+            mask: bool [B, S], the keys to attend to.
+            segment_ids: int [B, T], causal only; tokens see their own segment.
+            prefix_lengths: int [B], causal only; the first columns that every token
+                sees.
+
+        Raises:
+            ValueError: a mask that a sum over keys cannot honour.
+        """
+        if context is not None:
+            return self.recall(self.remember(context, mask), x)
+        query, key, value = heads.project(self, x, positions)
+        if self.causal:
+            out, _ = linear_attention.causal_linear_attention(
+                query,
+                key,
+                value,
+                features=self._features(),
+                mask=mask,
+                segment_ids=segment_ids,
+                prefix_lengths=prefix_lengths,
+                chunk_size=self.chunk_size,
+            )
+            return self.out(out)
+        if segment_ids is not None or prefix_lengths is not None:
+            raise ValueError(
+                "segment_ids and prefix_lengths need causal or softmax attention: "
+                "bidirectional linear attention sums over the whole row; pad the "
+                "documents into rows of their own, with a mask [B, S]"
+            )
+        out = linear_attention.linear_attention(
+            query, key, value, features=self._features(), mask=mask
+        )
+        return self.out(out)
+
+    def remember(self, context, mask=None):
+        """The sum over the keys and values of `context`: its size has no S."""
+        memory = heads.remember(self, context, mask)
+        return linear_attention.key_value_state(
+            memory.key, memory.value, features=self._features(), mask=mask
+        )
+
+    def recall(self, memory, x):
+        query = heads.project_query(self, x)
+        return self.out(
+            linear_attention.attend_to_state(memory, query, features=self._features())
+        )
+
+    def prefill(self, x, state=None, *, positions=None, mask=None):
+        """Causal attention of [B, T, D] to itself and to what `state` has summed.
+
+        Args:
+            state: of `linear_attention.initial_state`, or None for a new one.
+            positions: int [B, T].
+            mask: bool [B, T], the tokens to attend to and to remember.
+
+        Returns:
+            [B, T, D] and the state, whose size does not depend on T.
+        """
+        query, key, value = heads.project(self, x, positions)
+        out, state = linear_attention.causal_linear_attention(
+            query,
+            key,
+            value,
+            features=self._features(),
+            mask=mask,
+            state=state,
+            chunk_size=self.chunk_size,
+        )
+        return self.out(out), state
+
+    def step(self, state, x, *, positions=None):
+        """`prefill` of one token, x [B, 1, D], without the scan."""
+        query, key, value = heads.project(self, x, positions)
+        state, out = linear_attention.linear_attention_step(
+            state, query[:, 0], key[:, 0], value[:, 0], features=self._features()
+        )
+        return self.out(out[:, None]), state
+
+    def _features(self):
+        projection = None if self.projection is None else self.projection.value
+        return feature_maps.feature_map(self.feature_map)(projection)
+
+
+def num_rows(feature_map, num_features, head_dim):
+    """Rows of the projection for `num_features`; None where there is no projection.
+
+    `num_features` None stands for int(K ln K), made even for the maps that take each
+    row twice, and for no projection in `elu_plus_one`, which is published without.
+    """
+    if num_features is None:
+        if feature_map == "elu_plus_one":
+            return None
+        num_features = max(2, int(head_dim * math.log(head_dim)))
+        if feature_map in ("favor_hyperbolic", "trigonometric"):
+            num_features += num_features % 2
+    return feature_maps.projection_rows(feature_map, num_features)

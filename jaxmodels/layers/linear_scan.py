@@ -1,0 +1,148 @@
+"""The recurrence of linear attention and mLSTM, as a scan over chunks of tokens.
+
+    out_t = sum_{j <= t} w_tj (fq_t . fk_j) v_j / norm_t
+    log w_tj = log_input_j + sum_{j < l <= t} log_decay_l
+
+The features fq, fk are computed inside the scan's body and again in its backward
+pass, so no [L, M] array is stored. The backward pass is written by hand: it keeps
+the state at the start of every group of chunks and recomputes those between
+(walking the state back by subtraction loses its digits in float32).
+
+Shapes use B batch, L length, H heads, K head width, D value width, M features.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.layers import linear_chunk
+from jaxmodels.layers.linear_chunk import State
+
+# Chunks between two states that the backward pass finds stored.
+GROUP_SIZE = 16
+
+
+class Plan(NamedTuple):
+    """The static choices of one scan."""
+
+    normalizer: str | None
+    chunk_size: int
+    group_size: int
+
+
+def linear_scan(tokens, state, *, features, normalizer, chunk_size):
+    """Runs the recurrence over a sequence of any length.
+
+    Differentiable once, in reverse, with respect to the floating entries of
+    `tokens` and `state.sums`; `features` counts as constant.
+
+    Args:
+        tokens: `Tokens`.
+        state: `State` before the first token, in the accumulation dtype.
+        features: callable pytree, see `feature_maps`.
+        normalizer: "sum" divides by the sum of the weights (zero where there is
+            none), "mlstm" by max(|sum|, 1), None by nothing.
+        chunk_size: C.
+
+    Returns:
+        [B, L, H, D] in the dtype of `value`, and the `State` after the last token.
+    """
+    length = tokens.query.shape[1]
+    chunk_size = min(chunk_size, length)
+    num_chunks = -(-length // chunk_size)
+    num_groups = -(-num_chunks // GROUP_SIZE)
+    group_size = -(-num_chunks // num_groups)
+    padding = num_groups * group_size * chunk_size - length
+    plan = Plan(normalizer, chunk_size, group_size)
+    features = jax.lax.stop_gradient(features)
+    state = state._replace(log_scale=jax.lax.stop_gradient(state.log_scale))
+    out, state = _scan(plan, features, linear_chunk.pad(tokens, padding), state)
+    return out[:, :length], state
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scan(plan, features, tokens, state):
+    out, state, _ = _forward(plan, features, tokens, state)
+    return out, state
+
+
+def _scan_forward(plan, features, tokens, state):
+    out, last, saved = _forward(plan, features, tokens, state)
+    return (out, last), (features, tokens, out, last, saved)
+
+
+def _scan_backward(plan, residuals, cotangents):
+    features, tokens, out, last, saved = residuals
+    d_out, d_last = cotangents
+    d_tokens, d_sums = _backward(
+        plan, features, tokens, (out, d_out), last, d_last.sums, saved
+    )
+    return None, d_tokens, State(d_sums, None)
+
+
+_scan.defvjp(_scan_forward, _scan_backward)
+
+
+def _forward(plan, features, tokens, state):
+    """Returns out, the last state, and what the backward pass needs beside them:
+    the normalizer of every row and the state at the start of every group."""
+
+    def step(carry, index):
+        out, state = carry
+        chunk = linear_chunk.load(tokens, index, plan.chunk_size)
+        rows, factors, state = linear_chunk.attend(
+            features, chunk, state, plan.normalizer
+        )
+        return (linear_chunk.store(out, rows, index), state), factors
+
+    def group(carry, indices):
+        last, factors = jax.lax.scan(step, carry, indices)
+        return last, (factors, carry[1])
+
+    carry = jnp.zeros_like(tokens.value), state
+    (out, state), saved = jax.lax.scan(group, carry, _indices(plan, tokens))
+    return out, state, saved
+
+
+def _backward(plan, features, tokens, outs, last, d_sums, saved):
+    """Returns the cotangents of `tokens` and of the first state's sums."""
+
+    def recompute(state, index):
+        chunk = linear_chunk.load(tokens, index, plan.chunk_size)
+        return linear_chunk.advance(features, chunk, state), state
+
+    def step(carry, inputs):
+        gradients, d_sums, flow = carry
+        index, factors, state = inputs
+        chunk = linear_chunk.load(tokens, index, plan.chunk_size)
+        part, d_part = (linear_chunk.rows(x, index, plan.chunk_size) for x in outs)
+        d_rows = linear_chunk.row_cotangents(part, d_part, factors)
+        gradient, d_sums, flow = linear_chunk.pull_back(
+            features, chunk, state, plan.normalizer, d_rows, d_sums, flow
+        )
+        return (linear_chunk.store(gradients, gradient, index), d_sums, flow), None
+
+    def group(carry, inputs):
+        indices, (factors, state) = inputs
+        _, states = jax.lax.scan(recompute, state, indices)
+        inputs = indices, factors, states
+        return jax.lax.scan(step, carry, inputs, reverse=True)[0], None
+
+    flow = None
+    if tokens.log_decay is not None:
+        flow = jnp.sum(d_sums * last.sums, axis=(-2, -1))
+    gradients = jax.tree.map(jnp.zeros_like, tokens._replace(valid=None, starts=None))
+    (gradients, d_sums, _), _ = jax.lax.scan(
+        group,
+        (gradients, d_sums, flow),
+        (_indices(plan, tokens), saved),
+        reverse=True,
+    )
+    return gradients, d_sums
+
+
+def _indices(plan, tokens):
+    num_chunks = tokens.query.shape[1] // plan.chunk_size
+    return jnp.arange(num_chunks).reshape(-1, plan.group_size)

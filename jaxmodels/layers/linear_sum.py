@@ -1,0 +1,133 @@
+"""Sums over all keys and their reading by queries: linear attention without order.
+
+Both passes go through the tokens in chunks and compute the features anew in the
+backward pass, so no [L, M] array is stored.
+
+Shapes use B batch, L length, T queries, S keys, H heads, K head width, D value
+width, M features.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.layers import linear_chunk
+from jaxmodels.layers.linear_chunk import State
+
+
+def sum_keys(tokens, state, *, features, chunk_size):
+    """The `State` after all keys of `tokens`, whatever their order.
+
+    Args:
+        tokens: `Tokens` without query, log_decay and starts.
+        state: `State` before them.
+        features, chunk_size: as in `linear_scan`.
+    """
+    length = tokens.key.shape[1]
+    chunk_size = min(chunk_size, length)
+    tokens = linear_chunk.pad(tokens, -length % chunk_size)
+    return _sum(chunk_size, jax.lax.stop_gradient(features), tokens, state)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum(chunk_size, features, tokens, state):
+    def step(state, index):
+        chunk = linear_chunk.load(tokens, index, chunk_size)
+        return linear_chunk.advance(features, chunk, state), None
+
+    return jax.lax.scan(step, state, _indices(tokens.key, chunk_size))[0]
+
+
+def _sum_forward(chunk_size, features, tokens, state):
+    last = _sum(chunk_size, features, tokens, state)
+    return last, (features, tokens, state.log_scale, last.log_scale)
+
+
+def _sum_backward(chunk_size, residuals, d_last):
+    features, tokens, first_scale, last_scale = residuals
+
+    def step(gradients, index):
+        chunk = linear_chunk.load(tokens, index, chunk_size)
+        gradient = linear_chunk.pull_back_sum(features, chunk, last_scale, d_last.sums)
+        return linear_chunk.store(gradients, gradient, index), None
+
+    gradients = jax.tree.map(jnp.zeros_like, tokens._replace(valid=None))
+    indices = _indices(tokens.key, chunk_size)
+    gradients, _ = jax.lax.scan(step, gradients, indices)
+    carried = jnp.exp(first_scale - last_scale)[..., None, None]
+    return None, gradients, State(d_last.sums * carried, None)
+
+
+_sum.defvjp(_sum_forward, _sum_backward)
+
+
+def read_state(query, sums, *, features, chunk_size):
+    """Attention of each query to all keys in a state.
+
+    Args:
+        query: [B, T, H, K].
+        sums: [B, H, D + 1, M], in any unit.
+        features, chunk_size: as in `linear_scan`.
+
+    Returns:
+        [B, T, H, D] in the dtype of `sums`, zero where the state holds no key.
+    """
+    length = query.shape[1]
+    chunk_size = min(chunk_size, length)
+    padding = [(0, 0), (0, -length % chunk_size), (0, 0), (0, 0)]
+    query = jnp.pad(query, padding)
+    out = _read(chunk_size, jax.lax.stop_gradient(features), query, sums)
+    return out[:, :length]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _read(chunk_size, features, query, sums):
+    def step(out, index):
+        values, _ = features(linear_chunk.rows(query, index, chunk_size))
+        part, _ = _read_rows(values, sums)
+        return linear_chunk.store(out, part, index), None
+
+    shape = (*query.shape[:3], sums.shape[2] - 1)
+    out = jnp.zeros_like(query, shape=shape, dtype=sums.dtype)
+    return jax.lax.scan(step, out, _indices(query, chunk_size))[0]
+
+
+def _read_forward(chunk_size, features, query, sums):
+    return _read(chunk_size, features, query, sums), (features, query, sums)
+
+
+def _read_backward(chunk_size, residuals, d_out):
+    features, query, sums = residuals
+
+    def step(carry, index):
+        d_query, d_sums = carry
+        part = linear_chunk.rows(query, index, chunk_size)
+        (values, log_scale), pull = jax.vjp(features, part)
+        out, factors = _read_rows(values, sums)
+        d_part = linear_chunk.rows(d_out, index, chunk_size)
+        d_rows = linear_chunk.row_cotangents(out, d_part, factors)
+        d_values = jnp.einsum("BHTD,BHDM->BHTM", d_rows, sums)
+        d_sums += jnp.einsum("BHTD,BHTM->BHDM", d_rows, values)
+        # The normalizer cancels the scale of a query.
+        (d_part,) = pull((d_values, jax.tree.map(jnp.zeros_like, log_scale)))
+        return (linear_chunk.store(d_query, d_part, index), d_sums), None
+
+    carry = jnp.zeros_like(query), jnp.zeros_like(sums)
+    carry, _ = jax.lax.scan(step, carry, _indices(query, chunk_size))
+    return None, *carry
+
+
+_read.defvjp(_read_forward, _read_backward)
+
+
+def _read_rows(values, sums):
+    """Outputs [B, H, T, D] of query features [B, H, T, M], and their row factors."""
+    mixed = jnp.einsum("BHTM,BHDM->BHTD", values, sums)
+    total = mixed[..., -1]
+    factors = linear_chunk.row_factors(total, jnp.zeros_like(total), "sum")
+    return mixed[..., :-1] * factors[0][..., None], factors
+
+
+def _indices(tokens, chunk_size):
+    return jnp.arange(tokens.shape[1] // chunk_size)

@@ -1,0 +1,260 @@
+"""The blocks of a Performer and their stack.
+
+Shapes use B batch, T length, S context length, D width.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax
+import flax.linen as nn
+
+from jaxmodels.layers import feed_forward, normalization
+from jaxmodels.layers.attention import AttentionSpec, make_attention
+from jaxmodels.layers.constraint import constrain
+
+RESIDUAL_AXES = ("batch", "length", "embed")
+
+
+@flax.struct.dataclass
+class LayerState:
+    """What a block keeps while decoding.
+
+    Attributes:
+        attention: the state of its self-attention.
+        memory: its projected context, or None without cross-attention.
+    """
+
+    attention: Any
+    memory: Any = None
+
+
+class PerformerLayer(nn.Module):
+    """One block: self-attention, optional cross-attention, feed-forward.
+
+    An encoder block with `causal=False`, a decoder block with `causal=True`, each part
+    in a residual wrapper.
+
+    Attributes:
+        embed_dim: D, divisible by `num_heads`.
+        mlp_dim: hidden width of the feed-forward network.
+        attention: of the tokens to each other; its kind must agree with `causal`.
+        cross_attention: of the tokens to a context; None for no such part.
+        dropout: rate, on the output of each part.
+        activation: a name in `feed_forward.ACTIVATIONS` or `feed_forward.GATES`.
+        match_params: shrinks a gated network to the parameters of a plain one.
+        normalization: a name in `normalization.RESIDUALS`.
+        rotary: turns queries and keys of the self-attention by their positions.
+        use_bias: in every projection; the feed-forward network has biases anyway.
+        out_scale: variance of what each part adds at first, relative to its input's.
+        max_length: tokens that a softmax block can hold while decoding.
+    """
+
+    embed_dim: int
+    num_heads: int
+    mlp_dim: int
+    attention: AttentionSpec = AttentionSpec()
+    cross_attention: AttentionSpec | None = None
+    causal: bool = True
+    dropout: float = 0.0
+    activation: str = "geglu"
+    match_params: bool = False
+    normalization: str = "layer_norm"
+    rotary: bool = False
+    use_bias: bool = False
+    out_scale: float = 1.0
+    max_length: int | None = None
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    def setup(self):
+        dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        wrap = normalization.residual(self.normalization)
+        heads = dict(
+            embed_dim=self.embed_dim,
+            num_heads=self.num_heads,
+            use_bias=self.use_bias,
+            out_scale=self.out_scale,
+            **dtypes,
+        )
+        self.attention_norm = wrap(**dtypes)
+        self.mix = make_attention(
+            self.attention,
+            causal=self.causal,
+            rotary=self.rotary,
+            cache_length=self.max_length,
+            name="attention",
+            **heads,
+        )
+        if self.cross_attention is not None:
+            self.cross_attention_norm = wrap(**dtypes)
+            self.cross = make_attention(
+                self.cross_attention, causal=False, name="cross_attention", **heads
+            )
+        self.mlp_norm = wrap(**dtypes)
+        self.mlp = feed_forward.feed_forward(
+            self.mlp_dim,
+            self.activation,
+            match_params=self.match_params,
+            out_scale=self.out_scale,
+            **dtypes,
+        )
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(
+        self,
+        x,
+        context=None,
+        *,
+        positions=None,
+        mask=None,
+        segment_ids=None,
+        prefix_lengths=None,
+        context_mask=None,
+        train=False,
+    ):
+        """[B, T, D] to [B, T, D].
+
+        Args:
+            context: [B, S, D], read by cross-attention.
+            positions: int [B, T], read by rotary attention.
+            mask: bool [B, T], the tokens to attend to; softmax attention takes any
+                that broadcasts to [B, H, T, T].
+            segment_ids: int [B, T]; tokens attend to their own segment alone.
+            prefix_lengths: int [B]; the first tokens that all others see.
+            context_mask: bool [B, S], the part of the context to attend to.
+            train: draws dropout from the rng "dropout".
+        """
+        y = self.mix(
+            self.attention_norm.read(x),
+            positions=positions,
+            mask=mask,
+            segment_ids=segment_ids,
+            prefix_lengths=prefix_lengths,
+        )
+        x = self.attention_norm.write(x, self.drop(y, deterministic=not train))
+        x = self._rest(x, self._remember(context, context_mask), train)
+        return constrain(self, x, RESIDUAL_AXES)
+
+    def prefill(
+        self, x, context=None, state=None, *, positions, mask=None, context_mask=None
+    ):
+        """Like a call, after the tokens of `state`; returns [B, T, D] and a state.
+
+        Args:
+            state: `LayerState`, whose context stands for `context`; None starts anew.
+        """
+        if state is None:
+            state = LayerState(None, self._remember(context, context_mask))
+        y, attention = self.mix.prefill(
+            self.attention_norm.read(x),
+            state.attention,
+            positions=positions,
+            mask=mask,
+        )
+        x = self._rest(self.attention_norm.write(x, y), state.memory)
+        return x, state.replace(attention=attention)
+
+    def step(self, x, state, *, positions):
+        """`prefill` of one token, x [B, 1, D]."""
+        y, attention = self.mix.step(
+            state.attention, self.attention_norm.read(x), positions=positions
+        )
+        x = self._rest(self.attention_norm.write(x, y), state.memory)
+        return x, state.replace(attention=attention)
+
+    def _remember(self, context, mask):
+        if (context is None) != (self.cross_attention is None):
+            raise ValueError(
+                "a context needs a block with cross_attention, and such a block a "
+                f"context: cross_attention is {self.cross_attention} and the context "
+                f"is {'missing' if context is None else 'given'}"
+            )
+        return None if context is None else self.cross.remember(context, mask)
+
+    def _rest(self, x, memory, train=False):
+        """What follows self-attention."""
+        if memory is not None:
+            y = self.cross.recall(memory, self.cross_attention_norm.read(x))
+            y = self.drop(y, deterministic=not train)
+            x = self.cross_attention_norm.write(x, y)
+        y = self.mlp(self.mlp_norm.read(x))
+        return self.mlp_norm.write(x, self.drop(y, deterministic=not train))
+
+
+class PerformerDecoder(nn.Module):
+    """Causal stack of equal blocks, compiled once, and a final layer normalization.
+
+    Cross-attention is on by default; `cross_attention=None` leaves it out.
+
+    Attributes:
+        remat: recomputes each block in the backward pass instead of storing what is
+            inside it.
+        others: as in `PerformerLayer`; `out_scale` is 1 / (parts of all blocks), so
+            that the stream's variance does not grow with the depth.
+    """
+
+    embed_dim: int
+    num_heads: int
+    mlp_dim: int
+    num_layers: int
+    attention: AttentionSpec = AttentionSpec()
+    cross_attention: AttentionSpec | None = AttentionSpec(kind="linear")
+    dropout: float = 0.0
+    activation: str = "geglu"
+    match_params: bool = False
+    normalization: str = "layer_norm"
+    rotary: bool = False
+    use_bias: bool = False
+    max_length: int | None = None
+    remat: bool = False
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    def setup(self):
+        parts = self.num_layers * (2 if self.cross_attention is None else 3)
+        own = ("num_layers", "remat", "parent", "name")
+        fields = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in own
+        }
+        self.layers = PerformerLayer(causal=True, out_scale=1.0 / parts, **fields)
+        self.final_norm = normalization.LayerNorm(
+            dtype=self.dtype, param_dtype=self.param_dtype
+        )
+
+    def __call__(self, x, context=None, **options):
+        """[B, T, D] to [B, T, D]; arguments as in `PerformerLayer`."""
+
+        def block(layer, x, _):
+            return layer(x, context, **options), None
+
+        x, _ = self._scan(block)(self.layers, x, None)
+        return self.final_norm(x)
+
+    def prefill(self, x, context=None, state=None, **options):
+        """As `PerformerLayer.prefill`, the state stacked over the layers on axis 0."""
+
+        def block(layer, x, state):
+            return layer.prefill(x, context, state, **options)
+
+        x, state = self._scan(block)(self.layers, x, state)
+        return self.final_norm(x), state
+
+    def step(self, x, state, *, positions):
+        def block(layer, x, state):
+            return layer.step(x, state, positions=positions)
+
+        x, state = self._scan(block)(self.layers, x, state)
+        return self.final_norm(x), state
+
+    def _scan(self, block):
+        if self.remat:
+            block = nn.remat(block, prevent_cse=False)
+        return nn.scan(
+            block,
+            variable_axes={"params": 0, "projections": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=self.num_layers,
+        )

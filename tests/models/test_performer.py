@@ -1,0 +1,392 @@
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmodels.layers.linear_attention import orthogonal_projection
+from jaxmodels.models.performer import (
+    AttentionSpec,
+    PerformerDecoder,
+    PerformerLayer,
+    PerformerLM,
+    redraw,
+)
+
+BATCH, LENGTH, VOCAB = 2, 9, 11
+SMALL = dict(
+    vocab_size=VOCAB, embed_dim=8, num_heads=2, mlp_dim=12, num_layers=3, max_length=12
+)
+SPECS = {
+    "linear": AttentionSpec(num_features=6, chunk_size=4),
+    "softmax": AttentionSpec(kind="softmax"),
+}
+close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-5)
+
+
+def build(kind="linear", **fields):
+    model = PerformerLM(**{**SMALL, "attention": SPECS[kind], **fields})
+    return model, jax.jit(model.init)(jax.random.key(0), tokens())
+
+
+def tokens(seed=1):
+    return jax.random.randint(jax.random.key(seed), (BATCH, LENGTH), 0, VOCAB)
+
+
+def apply(model, variables, *args, **options):
+    """`model.apply`, compiled; arrays among the options are arguments."""
+    static = {k: v for k, v in options.items() if not isinstance(v, jax.Array)}
+    arrays = {k: v for k, v in options.items() if isinstance(v, jax.Array)}
+    run = jax.jit(
+        lambda args, arrays: model.apply(variables, *args, **arrays, **static)
+    )
+    return run(args, arrays)
+
+
+def test_logits_are_float32_and_start_from_a_params_key_alone():
+    model, variables = build(dropout=0.5, dtype="bfloat16")
+    logits = apply(model, variables, tokens())
+    assert logits.shape == (BATCH, LENGTH, VOCAB) and logits.dtype == jnp.float32
+    assert set(variables) == {"params", "projections"}
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(variables))
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_a_logit_ignores_later_tokens_to_the_bit(kind):
+    model, variables = build(kind)
+    run = jax.jit(functools.partial(model.apply, variables))
+    for cut in (1, 4, 8):
+        other = tokens().at[:, cut:].set((tokens()[:, cut:] + 1) % VOCAB)
+        before, after = run(tokens()), run(other)
+        np.testing.assert_array_equal(before[:, :cut], after[:, :cut])
+        assert (before[:, cut:] != after[:, cut:]).any(axis=-1).all()
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_packed_documents_do_not_see_each_other_to_the_bit(kind):
+    model, variables = build(kind)
+    run = jax.jit(functools.partial(model.apply, variables))
+    ids = jnp.array([[1, 1, 1, 2, 2, 2, 2, 3, 3]] * BATCH)
+    before = run(tokens(), segment_ids=ids)
+    for document in (1, 2, 3):
+        inside = ids == document
+        other = jnp.where(inside, (tokens() + 1) % VOCAB, tokens())
+        after = run(other, segment_ids=ids)
+        np.testing.assert_array_equal(before[~inside], after[~inside])
+        assert (before[inside] != after[inside]).any(axis=-1).all()
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_a_packed_document_gets_the_logits_it_gets_alone(kind):
+    model, variables = build(kind)
+    ids = jnp.array([[1, 1, 1, 2, 2, 2, 2, 3, 3]] * BATCH)
+    packed = apply(model, variables, tokens(), segment_ids=ids)
+    alone = apply(model, variables, tokens()[:, 3:7])
+    close(packed[:, 3:7], alone)
+    places = jnp.array([[0, 1, 2, 0, 1, 2, 3, 0, 1]] * BATCH)
+    given = apply(model, variables, tokens(), segment_ids=ids, positions=places)
+    np.testing.assert_array_equal(given, packed)
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_padding_changes_no_valid_logit(kind):
+    model, variables = build(kind)
+    mask = jnp.arange(LENGTH)[None] < jnp.array([[6], [LENGTH]])
+    run = jax.jit(functools.partial(model.apply, variables))
+    other = jnp.where(mask, tokens(), 3)
+    before, after = run(tokens(), mask=mask), run(other, mask=mask)
+    np.testing.assert_array_equal(before[mask], after[mask])
+    chex.assert_trees_all_close(before[:, :6], run(tokens()[:, :6]), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
+def test_prefill_and_steps_equal_the_full_forward_at_every_position(kind, positions):
+    model, variables = build(kind, positions=positions)
+    full = apply(model, variables, tokens())
+    step = jax.jit(functools.partial(model.apply, variables, method="step"))
+    logits, state = apply(model, variables, tokens()[:, :4], method="prefill")
+    outputs = [logits]
+    for t in range(4, LENGTH):
+        logits, state = step(state, tokens()[:, t])
+        outputs.append(logits[:, None])
+    close(jnp.concatenate(outputs, axis=1), full)
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_a_stream_cut_anywhere_equals_one_pass(kind):
+    model, variables = build(kind)
+    full = apply(model, variables, tokens())
+    outputs, state = [], None
+    for cut in (slice(0, 2), slice(2, 3), slice(3, 9)):
+        logits, state = apply(
+            model, variables, tokens()[:, cut], state, method="prefill"
+        )
+        outputs.append(logits)
+    close(jnp.concatenate(outputs, axis=1), full)
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_a_padded_prompt_continues_as_the_prompt_alone(kind):
+    model, variables = build(kind)
+    mask = jnp.array([[True, True, True, False, False]] * BATCH)
+    long = apply(model, variables, tokens()[:, :5], mask=mask, method="prefill")
+    short = apply(model, variables, tokens()[:, :3], method="prefill")
+    close(long[0][:, :3], short[0])
+    token = tokens()[:, 7]
+    first, second = (
+        apply(model, variables, state, token, method="step")[0]
+        for _, state in (long, short)
+    )
+    close(first, second)
+
+
+def test_a_linear_state_does_not_grow_with_the_prompt():
+    model, variables = build(positions="rotary")
+
+    def shapes(length):
+        prompt = jax.ShapeDtypeStruct((BATCH, length), jnp.int32)
+        run = functools.partial(model.apply, method="prefill")
+        return jax.tree.map(jnp.shape, jax.eval_shape(run, variables, prompt)[1])
+
+    assert shapes(3) == shapes(1000)
+
+
+def test_logits_past_the_learned_positions_are_nan():
+    model, variables = build(max_length=LENGTH)
+    _, state = apply(model, variables, tokens(), method="prefill")
+    logits, _ = apply(model, variables, state, tokens()[:, 0], method="step")
+    assert jnp.isnan(logits).all()
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("normalization", ["layer_norm", "rezero", "scale_norm"])
+def test_the_scanned_stack_equals_a_loop_over_layers(normalization, remat):
+    fields = dict(normalization=normalization, attention=SPECS["linear"])
+    stack = PerformerDecoder(
+        8, 2, 12, num_layers=3, cross_attention=None, remat=remat, **fields
+    )
+    x = jax.random.normal(jax.random.key(2), (BATCH, LENGTH, 8))
+    variables = jax.jit(stack.init)(jax.random.key(0), x)
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
+    layer = PerformerLayer(8, 2, 12, **fields)
+
+    def scanned(variables):
+        return stack.apply(variables, x)
+
+    def looped(variables):
+        y = x
+        for index in range(3):
+            own = {
+                name: jax.tree.map(lambda leaf, i=index: leaf[i], tree["layers"])
+                for name, tree in variables.items()
+            }
+            y = layer.apply(own, y)
+        norm = variables["params"]["final_norm"]
+        y -= y.mean(-1, keepdims=True)
+        y /= jnp.sqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-5)
+        return y * norm["scale"] + norm["bias"]
+
+    for function in (lambda f: f, lambda f: jax.grad(lambda v: jnp.sum(f(v) ** 2))):
+        first, second = (jax.jit(function(f))(variables) for f in (scanned, looped))
+        chex.assert_trees_all_close(first, second, rtol=2e-4, atol=2e-4)
+
+
+def test_every_layer_starts_with_weights_and_directions_of_its_own():
+    _, variables = build()
+    for name in ("kernel", "projection"):
+        stacked = [
+            leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+            if name in str(path[-1]) and "layers" in str(path)
+        ]
+        assert stacked
+        for leaf in stacked:
+            assert leaf.shape[0] == 3
+            assert not jnp.allclose(leaf[0], leaf[1])
+
+
+def test_rezero_blocks_are_the_identity_at_first():
+    layer = PerformerLayer(8, 2, 12, normalization="rezero")
+    x = jax.random.normal(jax.random.key(0), (1, 4, 8))
+    out, _ = layer.init_with_output(jax.random.key(1), x)
+    np.testing.assert_array_equal(out, x)
+
+
+def test_dropout_acts_in_training_alone_and_follows_its_key():
+    model, variables = build(dropout=0.5)
+
+    def train(seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return model.apply(variables, tokens(), train=True, rngs=rngs)
+
+    train = jax.jit(train)
+    np.testing.assert_array_equal(train(0), train(0))
+    assert (train(0) != train(1)).any()
+    assert (train(0) != apply(model, variables, tokens())).any()
+
+
+def test_redraw_changes_every_projection_and_no_parameter():
+    _, variables = build()
+    drawn = redraw(variables, jax.random.key(5))
+    chex.assert_trees_all_equal(drawn["params"], variables["params"])
+    for old, new in zip(
+        jax.tree.leaves(variables["projections"]),
+        jax.tree.leaves(drawn["projections"]),
+        strict=True,
+    ):
+        assert old.shape == new.shape == (3, 6, 4)
+        assert (old != new).any(axis=(1, 2)).all()
+        assert len({float(layer[0, 0]) for layer in new}) == 3
+        gram = new[:, :4] @ jnp.swapaxes(new[:, :4], 1, 2)
+        close(gram, jnp.broadcast_to(4.0 * jnp.eye(4), gram.shape))
+
+
+def test_redraw_is_a_function_of_its_key():
+    _, variables = build()
+    collections = {"projections": variables["projections"]}
+    zeros = jax.tree.map(jnp.zeros_like, collections)
+    first = jax.jit(redraw)(collections, jax.random.key(5))
+    chex.assert_trees_all_equal(first, jax.jit(redraw)(zeros, jax.random.key(5)))
+    other = redraw(collections, jax.random.key(6))
+    assert (jax.tree.leaves(first)[0] != jax.tree.leaves(other)[0]).all()
+
+
+def test_redraw_takes_an_unstacked_projection_and_networks_without_any():
+    flat = {"projections": {"projection": jnp.zeros((6, 4))}}
+    drawn = redraw(flat, jax.random.key(0))["projections"]["projection"]
+    expected = orthogonal_projection(jax.random.fold_in(jax.random.key(0), 0), 6, 4)
+    np.testing.assert_array_equal(drawn, expected)
+    assert redraw({}, jax.random.key(0)) == {}
+
+
+def test_a_tied_model_has_no_head_and_an_untied_one_has():
+    tied, untied = (build(tie_embeddings=tie)[1]["params"] for tie in (True, False))
+    assert "head" not in tied
+    assert untied["head"]["kernel"].shape == (8, VOCAB)
+
+
+def test_bfloat16_products_stay_near_float32():
+    model, variables = build(embed_dim=32, num_heads=2)
+    half = model.clone(dtype="bfloat16")
+    exact, near = (apply(m, variables, tokens()) for m in (model, half))
+    assert jnp.abs(exact - near).max() < 0.05 * jnp.abs(exact).max()
+
+
+@pytest.mark.parametrize("kind", ["linear", "softmax"])
+def test_a_decoder_layer_reads_a_context_in_training_and_in_decoding(kind):
+    fields = dict(
+        attention=SPECS[kind],
+        cross_attention=AttentionSpec(kind=kind, num_features=6),
+        max_length=12,
+    )
+    layer = PerformerLayer(8, 2, 12, **fields)
+    x, context = (
+        jax.random.normal(jax.random.key(s), (BATCH, n, 8)) for s, n in ((0, 4), (1, 5))
+    )
+    mask = jnp.arange(5)[None] < jnp.array([[2], [5]])
+    places = jnp.arange(4)[None].repeat(BATCH, axis=0)
+    variables = layer.init(jax.random.key(2), x, context)
+    full = layer.apply(variables, x, context, context_mask=mask)
+    first, state = layer.apply(
+        variables,
+        x[:, :3],
+        context,
+        positions=places[:, :3],
+        context_mask=mask,
+        method="prefill",
+    )
+    last, _ = layer.apply(
+        variables, x[:, 3:], state, positions=places[:, 3:], method="step"
+    )
+    close(jnp.concatenate([first, last], axis=1), full)
+    hidden = layer.apply(variables, x, context.at[0, 2:].add(9.0), context_mask=mask)
+    np.testing.assert_array_equal(hidden, full)
+
+
+@pytest.mark.parametrize("kind", ["linear", "softmax"])
+def test_an_encoder_layer_sees_both_directions(kind):
+    layer = PerformerLayer(
+        8, 2, 12, AttentionSpec(kind=kind, num_features=6), causal=False
+    )
+    x = jax.random.normal(jax.random.key(0), (1, 4, 8))
+    out, variables = layer.init_with_output(jax.random.key(2), x)
+    changed = layer.apply(variables, x.at[:, 3].add(1.0))
+    assert (changed != out).any(axis=-1).all()
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_context_and_cross_attention_come_together(given):
+    cross = None if given else AttentionSpec(kind="linear")
+    layer = PerformerLayer(8, 2, 12, cross_attention=cross)
+    x = jnp.zeros((1, 2, 8))
+    with pytest.raises(ValueError, match="needs a block with cross_attention, and"):
+        layer.init(jax.random.key(0), x, x if given else None)
+
+
+# vocabulary 256, gelu, mlp_dim 4 x embed_dim, learned positions of 1024, tied.
+SIZES = {
+    "small": ((256, 4, 4), 3_487_744),
+    "medium": ((512, 8, 6), 19_576_832),
+    "large": ((1024, 16, 12), 152_389_632),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_named_sizes_have_their_parameters(size):
+    (width, heads, layers), expected = SIZES[size]
+    model = PerformerLM(
+        256, width, heads, 4 * width, layers, max_length=1024, activation="gelu"
+    )
+    sample = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), sample)
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    block = 4 * width**2 + 2 * 4 * width**2 + 5 * width + 4 * width
+    assert count == layers * block + (256 + 1024) * width + 2 * width == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_heads": 3}, "embed_dim 8 is not divisible by num_heads 3; try .* 9"),
+        ({"num_layers": 0}, "num_layers 0 must be at least 1"),
+        ({"dropout": 1.0}, r"dropout 1.0 must be at least 0 and below 1"),
+        ({"activation": "gleu"}, "unknown activation 'gleu'"),
+        ({"normalization": "post_norm"}, "unknown normalization 'post_norm'"),
+        ({"positions": "relative"}, "unknown positions 'relative'"),
+        ({"embed_dim": 6, "positions": "rotary"}, "head width .* is 3.*make it even"),
+        ({"attention": AttentionSpec(kind="linear")}, "'linear' in a block .* causal"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused_at_construction(fields, message):
+    with pytest.raises(ValueError, match=message):
+        PerformerLM(**{**SMALL, **fields})
+
+
+def test_all_wrong_fields_are_named_at_once():
+    with pytest.raises(ValueError) as caught:
+        PerformerLM(**{**SMALL, "num_heads": 3, "activation": "a", "positions": "b"})
+    assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize("method", ["__call__", "prefill"])
+def test_a_sequence_longer_than_the_learned_positions_is_refused(method):
+    model = PerformerLM(**{**SMALL, "max_length": 5})
+    message = "sequence of 9 tokens is longer than max_length 5.* 'rotary'"
+    with pytest.raises(ValueError, match=message):
+        model.init(jax.random.key(0), tokens(), method=method)
+
+
+def test_an_empty_prompt_is_refused():
+    model, variables = build()
+    with pytest.raises(ValueError, match="prefill needs at least one token"):
+        model.apply(variables, tokens()[:, :0], method="prefill")
+
+
+def test_the_context_limit_is_that_of_what_bounds_it():
+    rotary = {**SMALL, "positions": "rotary"}
+    assert PerformerLM(**SMALL).context_limit == 12
+    assert PerformerLM(**rotary).context_limit is None
+    assert PerformerLM(**rotary, attention=SPECS["softmax"]).context_limit == 12
