@@ -11,7 +11,7 @@ import re
 import sys
 import textwrap
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags as absl_flags
@@ -49,7 +49,10 @@ class _Parser(absl_flags.ArgumentParser):
     """Makes an absl parser of a function."""
 
     def __init__(self, function):
-        self.parse = function
+        self._function = function
+
+    def parse(self, argument):
+        return self._function(argument)
 
 
 class Arguments(NamedTuple):
@@ -59,15 +62,15 @@ class Arguments(NamedTuple):
         config: the config, overrides assigned, locked.
         source: what --config named, such as "configs/performer/lm.py:tiny".
         module: the config file as a module.
-        overrides: field -> text, as given.
         flags: flag -> value.
+        words: all that was given but --config, one "--name=text" each.
     """
 
     config: ConfigDict
     source: str
     module: types.ModuleType
-    overrides: Mapping[str, str]
     flags: Mapping[str, Any]
+    words: Sequence[str]
 
 
 def run(main, flags, argv=None, *, doc=""):
@@ -111,39 +114,25 @@ def parse(argv, flags, *, doc=""):
         print(_help(flags, doc))
         return None
     if source is None:
-        known = ", ".join(config_file.available())
-        raise ConfigError(f"--config is required; the configs are {known}")
+        choices = ", ".join(config_file.available())
+        raise ConfigError(f"--config is required; the configs are {choices}")
     config, module = config_file.load(source)
     kinds = {flag.name: flag.kind for flag in flags}
     known = fields.flatten(config)
     kinds |= {f"config.{path}": kind for path, (kind, _) in known.items()}
     pairs, errors = _split(words, kinds)
-    overrides, assigned = {}, []
     names = [name for name, _ in pairs]
     for name in dict.fromkeys(names):
         if names.count(name) > 1:
             errors.append(f"--{name} is given {names.count(name)} times; keep one")
+    assigned: list[str] = []
     for name, text in pairs:
-        if name == "config":
-            continue
-        field = name.removeprefix("config.") if name.startswith("config.") else None
-        if name not in kinds:
-            errors.append(_unknown(name, field, kinds, config, source))
-            continue
-        if text is None:
-            errors.append(f"--{name} needs a value: --{name}=VALUE")
-            continue
         try:
-            default = known[field][1] if field else None
-            value = _value(text, kinds[name], default)
+            assigned += _read(name, text, kinds, known)
+        except KeyError:
+            errors.append(_unknown(name, kinds, config, source))
         except ValueError as error:
-            errors.append(f"--{name}={text}: {error}")
-            continue
-        if field:
-            overrides[field] = text
-            assigned += fields.as_argument(name, value)
-        else:
-            assigned.append(f"--{name}={text}")
+            errors.append(str(error))
     for flag in flags:
         if flag.example and flag.name not in names and not wants_help:
             errors.append(
@@ -151,28 +140,53 @@ def parse(argv, flags, *, doc=""):
             )
     if errors:
         raise ConfigError("\n".join(dict.fromkeys(errors)))
-    arguments = _assign(config, flags, assigned)._replace(
-        source=source, module=module, overrides=overrides
-    )
+    config, given = _assign(config, flags, assigned)
+    arguments = Arguments(config, source, module, given, assigned)
     if wants_help:
         print(_help(flags, doc, arguments))
         return None
     return arguments
 
 
-def _value(text, kind, default):
+def _read(name, text, kinds, known):
+    """The words by which absl is told of one flag; none for --config itself.
+
+    Raises:
+        KeyError: there is no such flag.
+        ValueError: its text is not what it takes.
+    """
+    if name == "config":
+        return []
+    kind = kinds[name]
+    if text is None:
+        raise ValueError(f"--{name} needs a value: --{name}=VALUE")
+    try:
+        if not name.startswith("config."):
+            _value(text, kind)
+            return [f"--{name}={text}"]
+        _, default = known[name.removeprefix("config.")]
+        return fields.as_argument(name, _value(text, kind, default))
+    except ValueError as error:
+        raise ValueError(f"--{name}={text}: {error}") from error
+
+
+def _value(text, kind, default=None):
     known = kind in fields.KINDS
     return fields.parse_text(text, kind, default) if known else kind(text)
 
 
 def _assign(config, flags, argv):
-    """Lets absl and ml_collections assign an `argv` in which nothing is wrong."""
+    """Lets absl and ml_collections assign an `argv` in which nothing is wrong.
+
+    Returns:
+        The config, and {flag: value}.
+    """
     parsed = absl_flags.FlagValues()
     for flag in flags:
         if flag.kind is bool:
             absl_flags.DEFINE_boolean(flag.name, False, flag.help, flag_values=parsed)
         else:
-            read = functools.partial(_value, kind=flag.kind, default=None)
+            read = functools.partial(_value, kind=flag.kind)
             absl_flags.DEFINE(
                 _Parser(read), flag.name, None, flag.help, flag_values=parsed
             )
@@ -183,8 +197,7 @@ def _assign(config, flags, argv):
         parsed(["", *argv])
     except absl_flags.Error as error:
         raise ConfigError(" ".join(str(error).split())) from error
-    given = {flag.name: parsed[flag.name].value for flag in flags}
-    return Arguments(holder.value, "", types.ModuleType(""), {}, given)
+    return holder.value, {flag.name: parsed[flag.name].value for flag in flags}
 
 
 def _is_help(word):
@@ -225,8 +238,9 @@ def _split(argv, kinds):
     return pairs, errors
 
 
-def _unknown(name, field, kinds, config, source):
+def _unknown(name, kinds, config, source):
     """What to say about a flag, or a field of the config, that does not exist."""
+    field = name.removeprefix("config.") if name.startswith("config.") else None
     fields_of_config = [x for x in kinds if x.startswith("config.")]
     moved = [x for x in fields_of_config if x.split(".")[-1] == name.split(".")[-1]]
     hint = f" (did you mean {moved[0]!r}?)" if moved else ""

@@ -101,5 +101,6 @@ def _one_line(path, error):
     else:
         frames = traceback.extract_tb(error.__traceback__)
         inside = [f.lineno for f in frames if f.filename.endswith(path.split("/")[-1])]
-        line, text = (inside or ["?"])[-1], " ".join(str(error).split())
-    return f"{path} line {line}: {type(error).__name__}: {text}"
+        line, text = (inside or [None])[-1], " ".join(str(error).split())
+    where = path if line is None else f"{path} line {line}"
+    return f"{where}: {type(error).__name__}: {text}"

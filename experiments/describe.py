@@ -172,7 +172,7 @@ def flops_lines(task, state, batch, key, kind, num_devices):
     """FLOPs of a training step, and the time it takes at the peak of the devices."""
     from jaxmodels.train import flops
 
-    notes = []
+    notes: list[str] = []
     total = flops.count_flops(task.train_step, state, batch, key, notes=notes)
     rows = next(iter(batch.values())).shape[0]
     lines = [

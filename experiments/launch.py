@@ -11,7 +11,7 @@ import jax
 from experiments import settings
 from experiments.config_file import ROOT
 from jaxmodels.train import distributed, sharding
-from jaxmodels.train.errors import ConfigError
+from jaxmodels.train.errors import ConfigError, RunError
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
@@ -47,6 +47,8 @@ def start(arguments, experiment, facts):
         # Traces the model, which allocates nothing and finds what does not fit.
         jax.eval_shape(task.init, jax.random.key(config.seed))
         data = experiment.make_data(config)
+    except RunError:
+        raise
     except ValueError as error:
         text = " ".join(str(error).split())
         raise ConfigError(f"{arguments.source}: {text}") from error

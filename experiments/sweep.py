@@ -34,12 +34,11 @@ class Point(NamedTuple):
 
 def main(argv=None):
     """Runs the command line; returns the exit code."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    return command_line.run(lambda a: sweep(a, argv), FLAGS, argv, doc=__doc__)
+    return command_line.run(sweep, FLAGS, argv, doc=__doc__)
 
 
-def sweep(arguments, argv):
-    points = make_points(arguments, argv)
+def sweep(arguments):
+    points = make_points(arguments)
     codes = {}
     for point in points:
         print(shlex.join(["python", *point.words]), flush=True)
@@ -53,7 +52,7 @@ def sweep(arguments, argv):
     return next((code for code in codes.values() if code), 0)
 
 
-def make_points(arguments, argv):
+def make_points(arguments):
     """The runs of a sweep, each of them a command line without errors.
 
     Raises:
@@ -66,7 +65,9 @@ def make_points(arguments, argv):
             f"{source} has no sweep: define sweep() in it, which yields dicts such as "
             f'{{"optimizer.learning_rate": 1e-3}}'
         )
-    shared = [word for word in argv if not re.match(r"--?(no)?(run|workdir)\b", word)]
+    own = ("--workdir=", "--run=")
+    shared = [word for word in arguments.words if not word.startswith(own)]
+    shared.insert(0, f"--config={source}")
     points, errors = [], []
     for override in overrides:
         name = point_name(override)
@@ -127,9 +128,13 @@ def result_lines(points, codes):
     header = ["run", "", *columns]
     right = range(2, len(header))
     lines = tables.table(rows, header=header, right=right)
-    losses = {name: r["loss"] for name, r in results.items() if r.get("loss")}
+    losses = {
+        name: result["loss"]
+        for name, result in results.items()
+        if result.get("loss") is not None
+    }
     if losses:
-        best = min(losses, key=losses.get)
+        best = min(losses, key=losses.__getitem__)
         lines.append(f"lowest loss: {best}")
     return lines
 

@@ -133,7 +133,7 @@ def differences(old, new):
 
 
 def _flat(nested, prefix=""):
-    flat = {}
+    flat: dict = {}
     for key, value in nested.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")

@@ -19,7 +19,9 @@ def main():
     parser.add_argument("--save", action="store_true", help="store the outputs")
     parser.add_argument("names", nargs="*", help="notebooks; all when omitted")
     arguments = parser.parse_args()
-    paths = [FOLDER / name for name in arguments.names] or sorted(FOLDER.glob("*.ipynb"))
+    paths = [FOLDER / name for name in arguments.names] or sorted(
+        FOLDER.glob("*.ipynb")
+    )
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
         client = nbclient.NotebookClient(

@@ -108,11 +108,3 @@ def test_file_is_short_finished_and_opens_no_pickle(path):
 
 def test_there_is_no_utils_module():
     assert not [path for path in SOURCES if path.stem in ("utils", "util", "helpers")]
-
-
-def test_tests_mirror_the_package():
-    """A test file lies where its subject does, or directly in tests/."""
-    for path in (ROOT / "tests").rglob("*.py"):
-        folder = path.parent.relative_to(ROOT / "tests").as_posix()
-        subjects = (ROOT / "jaxmodels" / folder, ROOT / folder)
-        assert folder == "." or any(subject.is_dir() for subject in subjects), path

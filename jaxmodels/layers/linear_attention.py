@@ -302,7 +302,7 @@ def _callable(features):
     """The feature map as a pytree whose arrays are leaves."""
     if features is None:
         return jax.tree_util.Partial(_identity)
-    if jax.tree.leaves(features) == [features]:
+    if jax.tree_util.all_leaves([features]):
         return jax.tree_util.Partial(features)
     return features
 

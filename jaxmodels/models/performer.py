@@ -7,6 +7,7 @@ projection.
 """
 
 import dataclasses
+import math
 
 import flax
 import flax.linen as nn
@@ -265,18 +266,13 @@ def redraw(collections, rng):
     """
     if "projections" not in collections:
         return dict(collections)
+    draw = jax.vmap(orthogonal_projection, in_axes=(0, None, None))
     leaves, tree = jax.tree.flatten(collections["projections"])
     drawn = []
     for index, leaf in enumerate(leaves):
         *stack, rows, width = leaf.shape
-        rngs = jax.random.split(jax.random.fold_in(rng, index), stack)
-
-        def draw(rng, rows=rows, width=width):
-            return orthogonal_projection(rng, rows, width)
-
-        for _ in stack:
-            draw = jax.vmap(draw)
-        drawn.append(draw(rngs).astype(leaf.dtype))
+        rngs = jax.random.split(jax.random.fold_in(rng, index), math.prod(stack))
+        drawn.append(draw(rngs, rows, width).reshape(leaf.shape).astype(leaf.dtype))
     return {**collections, "projections": jax.tree.unflatten(tree, drawn)}
 
 

@@ -26,7 +26,7 @@ WRITE, SAME, REPLACE, FAILED = range(4)
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run; its processes all make the same calls.
 
     Args:
         directory: folder of the steps; made at the first save. A path, or a URL that
@@ -100,7 +100,7 @@ class Checkpoints:
         """The newest state whose digests hold.
 
         A step that cannot be read or differs from what was saved is passed over with
-        a warning, and moved aside when the next save has something good to rely on.
+        a warning; once an older one has verified, the next save moves it aside.
 
         Args:
             target: a `TrainState` of `jax.ShapeDtypeStruct` with shardings.

@@ -48,7 +48,7 @@ class Progress:
         self.flops(flops_per_step, peak_flops)
         self._step = first_step
         self._start = None  # (step, seconds) after the first step of this run
-        self._mark = None  # (step, seconds of work) at the last report
+        self._mark = first_step, 0.0  # (step, seconds of work) at the last report
         self._paused = 0.0
         self._count = None  # units in one batch
         self._latest = ""

@@ -21,7 +21,7 @@ class Guard:
 
     def __init__(self, limits, data, in_a_row=0):
         self._limits, self._data, self._in_a_row = limits, data, in_a_row
-        self._window = collections.deque(maxlen=WINDOW)
+        self._window: collections.deque = collections.deque(maxlen=WINDOW)
 
     def count(self, step, skipped):
         """Takes note of the update that completed `step`.

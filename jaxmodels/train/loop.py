@@ -211,7 +211,7 @@ def fit(
             stop = stops.reached(step)
             if last or _due(step, eval_every):
                 report.flush()
-                with progress.pause():
+                with progress.pause(), watchdog.pause():
                     values = _evaluate(
                         task, eval_step, data, state, mesh, eval_rng, watchdog
                     )
@@ -256,7 +256,7 @@ def _watchdog(limits, workdir):
 
 def _together(jitted):
     """Compiles at the first call, which waits until all processes have compiled."""
-    compiled = []
+    compiled: list = []
 
     def call(*args):
         if not compiled:

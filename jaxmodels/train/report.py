@@ -27,7 +27,9 @@ class Report:
         self._guard = Guard(limits, data, in_a_row)
         self._writer = None
         if workdir is not None:
-            self._writer = metrics.MetricsWriter(workdir, resume_step=first)
+            self._writer = metrics.MetricsWriter(
+                workdir, resume_step=first, warn=progress.message
+            )
         self._deferred = None
         self._tracing = False
 

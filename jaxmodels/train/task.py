@@ -104,7 +104,8 @@ def from_losses(
         return train_state.start(params, opt_state, ema, collections)
 
     def train_step(state, batch, rng):
-        params, opt_state, metrics = dict(state.params), dict(state.opt_state), {}
+        params, opt_state = dict(state.params), dict(state.opt_state)
+        metrics: dict = {}
         collections, finite = state.collections, jnp.ones((), bool)
         for name, loss_fn in losses.items():
 
@@ -144,7 +145,8 @@ def from_losses(
         return state.replace(step=state.step + 1, skips=skips), metrics
 
     def eval_step(state, batch, rng):
-        params, metrics = {**state.params, **state.ema}, {}
+        params = {**state.params, **state.ema}
+        metrics: dict = {}
         for name, loss_fn in losses.items():
             _, (own_metrics, _) = loss_fn(
                 params, state.collections, batch, rng, step=state.step, train=False

@@ -135,29 +135,33 @@ def _match(own, record, networks, workdir):
     """What agrees, {(network, path): (name in the checkpoint, leaf)}, and what not."""
     held = _networks(record, networks, workdir)
     matched, lines = {}, []
-    for network in sorted(own.keys() | held.keys()):
-        ours, theirs = own.get(network, {}), held.get(network, {})
+    for network in sorted(own.keys() ^ held.keys()):
+        lines.append(f"{network}: {_unmatched(network in own, workdir)}")
+    for network in sorted(own.keys() & held.keys()):
+        ours, theirs = own[network], held[network]
         for path in sorted(ours.keys() | theirs.keys()):
             name = f"{network}/{path.removeprefix('params/')}"
-            if path not in theirs:
-                lines.append(f"{name}: not in {workdir}, starts anew")
-            elif path not in ours:
-                lines.append(f"{name}: only in {workdir}, not used")
+            if path not in ours or path not in theirs:
+                lines.append(f"{name}: {_unmatched(path in ours, workdir)}")
+                continue
+            source, entry = theirs[path]
+            wants, holds = stored.describe(ours[path]), stored.describe(entry)
+            if wants == holds:
+                matched[network, path] = source, ours[path]
             else:
-                source, entry = theirs[path]
-                wants, holds = stored.describe(ours[path]), stored.describe(entry)
-                if wants == holds:
-                    matched[network, path] = source, ours[path]
-                else:
-                    lines.append(
-                        f"{name}: the model wants {wants}, {workdir} holds {holds}; "
-                        "starts anew"
-                    )
+                lines.append(
+                    f"{name}: the model wants {wants}, {workdir} holds {holds}; "
+                    "starts anew"
+                )
     if not matched:
         raise ConfigError(
             f"nothing in {workdir} matches this model: {'; '.join(lines[:5])}"
         )
     return matched, lines
+
+
+def _unmatched(missing, workdir):
+    return f"not in {workdir}, starts anew" if missing else f"only in {workdir}, unused"
 
 
 def _replaced(state, values):

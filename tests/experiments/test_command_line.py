@@ -112,7 +112,7 @@ def test_flags_take_spaces_or_equals_signs_and_booleans_a_no(source):
         "pair": None,
     }
     assert found.config.model.width == -3
-    assert found.overrides == {"model.width": "-3"}
+    assert found.words == ["--workdir=runs/x", "--config.model.width=-3", "--run=true"]
     found = parse(source, "--config.model.remat", "--norun", "--pair=a:b")
     assert found.config.model.remat is True
     assert found.flags["run"] is False

@@ -68,7 +68,7 @@ def test_a_field_that_nothing_reads_is_one_line(parts, section, name, message):
 def test_all_errors_come_at_once_and_name_the_config(parts):
     changes = {"num_steps": 0, "mesh.seq": 0, "data.length": 9, "model.num_heads": 3}
     parts.update_from_flattened_dict(changes)
-    arguments = Arguments(parts, "some.py:tiny", None, {}, {})
+    arguments = Arguments(parts, "some.py:tiny", None, {}, [])
     with pytest.raises(ConfigError) as caught:
         settings.load_experiment(arguments)
     lines = str(caught.value).splitlines()

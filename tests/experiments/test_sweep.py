@@ -23,7 +23,7 @@ def add_sweep(small, code):
 
 
 def test_the_commands_are_printed_and_can_be_pasted(small, tmp_path, capsys):
-    words = [small, f"--workdir={tmp_path}/runs", "--config.num_steps=9"]
+    words = [small, "--workdir", f"{tmp_path}/runs", "--config.num_steps", "9"]
     assert sweep.main(words) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"python -m experiments.train {small} --config.num_steps=9 "

@@ -18,8 +18,9 @@ def visible_keys(length, mask=None, segment_ids=None, prefix_lengths=None):
     if mask is not None:
         visible = visible & mask[:, None, None]
     if segment_ids is not None:
-        same = segment_ids[:, :, None] == segment_ids[:, None]
-        visible = visible & same[:, None]
+        changes = segment_ids[:, 1:] != segment_ids[:, :-1]
+        run = jnp.pad(jnp.cumsum(changes, axis=1), ((0, 0), (1, 0)))
+        visible = visible & (run[:, :, None] == run[:, None])[:, None]
     return visible
 
 

@@ -358,13 +358,24 @@ def test_what_does_not_match_another_run_is_listed(run):
     del model["embed"]
     started, lines = checkpoint.init_from(run, fresh, ["model", "frozen"])
     assert [line.replace(str(run), "RUN") for line in lines] == [
-        "model/embed/embedding: only in RUN, not used",
+        "model/embed/embedding: only in RUN, unused",
         "model/head/kernel: not in RUN, starts anew",
         "model/out/kernel: the model wants float32[8, 3], RUN holds bfloat16[8, 8]; "
         "starts anew",
     ]
     assert_same(started.params["model"], model)
     assert_same(started.params["frozen"], make_state(2).params["frozen"])
+
+
+def test_networks_that_only_one_run_has_are_a_line_each(run):
+    fresh = make_state(9)
+    fresh.params["critic"] = {"kernel": jnp.zeros(2), "bias": jnp.zeros(2)}
+    del fresh.params["frozen"]
+    _, lines = checkpoint.init_from(run, fresh)
+    assert lines == [
+        f"critic: not in {run}, starts anew",
+        f"frozen: only in {run}, unused",
+    ]
 
 
 def test_only_the_chosen_networks_start_from_another_run(run):

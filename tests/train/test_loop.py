@@ -183,9 +183,7 @@ def test_a_checkpoint_of_another_model_stops_with_the_difference(tmp_path):
         return state
 
     with pytest.raises(ConfigError, match=r"up/kernel.*\[4, 32\].*\[4, 16\]"):
-        loop.fit(
-            task._replace(init=wider), SmallData(), num_steps=4, workdir=tmp_path
-        )
+        loop.fit(task._replace(init=wider), SmallData(), num_steps=4, workdir=tmp_path)
 
 
 def test_numbers_that_make_no_sense_are_errors():

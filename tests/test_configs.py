@@ -1,0 +1,134 @@
+"""Every config fits its experiment at every size, and learns at `tiny`."""
+
+import ast
+import math
+import re
+
+import chex
+import jax
+import pytest
+
+from experiments import command_line, config_file, fields, settings, sweep, train
+from jaxmodels.train import loop, sharding
+
+FILES = config_file.available()
+SIZES = [(path, size) for path in FILES for size in config_file.sizes(path)]
+# Parameters of every network together.
+COUNTS = {
+    "configs/performer/lm.py:tiny": 593_408,
+    "configs/performer/lm.py:small": 4_535_808,
+    "configs/performer/lm.py:medium": 25_862_144,
+    "configs/performer/lm.py:large": 202_799_104,
+}
+
+
+def load(path, size, *words):
+    """The experiment and the checked config of a command line."""
+    words = [f"--config={path}:{size}", "--workdir=unused", *words]
+    arguments = command_line.parse(words, train.FLAGS)
+    return settings.load_experiment(arguments), arguments.config
+
+
+def test_there_are_configs():
+    assert FILES
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_the_docstring_is_a_command_without_errors(path):
+    text = (config_file.ROOT / path).read_text()
+    commands = re.findall(
+        r"^python -m experiments\.train (.+)$", ast.get_docstring(ast.parse(text)), re.M
+    )
+    assert commands and f"--config={path}:tiny" in commands[0]
+    for command in commands:
+        settings.load_experiment(command_line.parse(command.split(), train.FLAGS))
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_the_file_is_short_and_has_a_tiny_size_and_a_default(path):
+    assert len((config_file.ROOT / path).read_text().splitlines()) <= 80
+    sizes = config_file.sizes(path)
+    assert "tiny" in sizes and len(sizes) > 1
+    default, module = config_file.load(path)
+    assert default.to_dict() in [module.get_config(size).to_dict() for size in sizes]
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_every_run_of_the_sweep_is_a_valid_config(path):
+    words = [f"--config={path}:tiny", "--workdir=unused"]
+    points = sweep.make_points(command_line.parse(words, sweep.FLAGS))
+    assert len({point.workdir for point in points}) > 1
+
+
+@pytest.mark.parametrize("path, size", SIZES)
+def test_every_size_traces_with_the_parameters_it_should_have(path, size):
+    experiment, config = load(path, size)
+    task = experiment.make_task(config)
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+    assert count == COUNTS[f"{path}:{size}"]
+    batch = experiment.abstract_batch(config)
+    after, metrics = jax.eval_shape(task.train_step, state, batch, jax.random.key(0))
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    assert "loss" in metrics
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_the_step_of_every_config_holds_sharding_constraints(path):
+    experiment, config = load(
+        path, "tiny", "--config.mesh.fsdp=2", "--config.mesh.model=2"
+    )
+    task = experiment.make_task(config)
+    mesh = sharding.make_mesh(**config.mesh)
+    batch = experiment.abstract_batch(config)
+    with loop.on_mesh(mesh):
+        state = jax.eval_shape(task.init, jax.random.key(0))
+        step = jax.make_jaxpr(task.train_step)(state, batch, jax.random.key(0))
+    assert "sharding_constraint" in str(step)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_tiny_learns_from_its_own_data(path, tmp_path_factory, monkeypatch):
+    data_dir = tmp_path_factory.getbasetemp() / "tensorflow_datasets"
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    experiment, config = load(path, "tiny")
+    task, data = experiment.make_task(config), experiment.make_data(config)
+    state = jax.jit(task.init)(jax.random.key(0))
+    step = jax.jit(task.train_step)
+    batch = data.train(0, 0, 1)
+    losses = []
+    for _ in range(4):
+        state, metrics = step(state, batch, jax.random.key(1))
+        losses.append(task.summarize(metrics)["loss"])
+    chex.assert_tree_all_finite((state.params, metrics))
+    assert losses[-1] < losses[0]
+    assert state.skips.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_the_batch_is_what_the_experiment_says(path, tmp_path_factory, monkeypatch):
+    data_dir = tmp_path_factory.getbasetemp() / "tensorflow_datasets"
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    experiment, config = load(path, "tiny")
+    data = experiment.make_data(config)
+    assert data.batch_size == config.data.batch_size
+    abstract = experiment.abstract_batch(config)
+    for read in (data.train, data.eval):
+        batch = read(0, 0, 1)
+        assert set(batch) == set(abstract)
+        for name, values in batch.items():
+            assert (values.shape, values.dtype) == (
+                abstract[name].shape,
+                abstract[name].dtype,
+            )
+
+
+@pytest.mark.parametrize("path, size", SIZES)
+def test_every_field_can_be_given_on_the_command_line(path, size):
+    config, _ = config_file.load(f"{path}:{size}")
+    words = [
+        f"--config.{name}={fields.as_text(value)}"
+        for name, (_, value) in fields.flatten(config).items()
+    ]
+    again = command_line.parse([f"--config={path}:{size}", *words], ())
+    assert again.config.to_dict() == config.to_dict()
