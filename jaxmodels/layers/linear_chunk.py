@@ -70,15 +70,24 @@ class Chunk(NamedTuple):
     run: Array | None  # B 1 S, 0 while the state from before the chunk holds
 
 
-def pad(tokens, padding):
-    """Appends tokens that nothing attends to."""
-    if not padding:
-        return tokens
-    if tokens.valid is None:
-        tokens = tokens._replace(valid=jnp.ones(tokens.key.shape[:2], bool))
-    return jax.tree.map(
-        lambda x: jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)), tokens
-    )
+class Grid(NamedTuple):
+    """How the steps of a scan cover a length, without a copy of it for padding.
+
+    A step that would pass the end starts earlier (as `dynamic_slice` does by itself)
+    and leaves out the tokens of the steps before it: those that are not `fresh`.
+    """
+
+    length: int
+    size: int
+    steps: int
+
+
+def fresh(grid, index):
+    """bool [C], the tokens that no step before took; None where that is all of them."""
+    if grid.steps * grid.size == grid.length:
+        return None
+    start = jnp.minimum(index * grid.size, grid.length - grid.size)
+    return start + jnp.arange(grid.size) >= index * grid.size
 
 
 def heads_first(x):
@@ -86,47 +95,52 @@ def heads_first(x):
     return jnp.swapaxes(x, 1, 2)
 
 
-def rows(x, index, size):
-    """Chunk `index` of [B, L, H, ...] as [B, H, size, ...], float32 or wider."""
-    part = jax.lax.dynamic_slice_in_dim(x, index * size, size, axis=1)
+def _slice(x, grid, index):
+    return jax.lax.dynamic_slice_in_dim(x, index * grid.size, grid.size, axis=1)
+
+
+def rows(x, grid, index):
+    """Step `index` of [B, L, H, ...] as [B, H, C, ...], float32 or wider."""
+    part = _slice(x, grid, index)
     return heads_first(part.astype(compute_dtype(part)))
 
 
-def store(buffers, parts, index):
-    """Writes chunk `index`, heads before time, into arrays [B, L, H, ...]."""
+def store(buffers, parts, grid, index, only_fresh=False):
+    """Writes step `index`, heads before time, into arrays [B, L, H, ...]."""
+    new = fresh(grid, index) if only_fresh else None
 
     def write(buffer, part):
         part = heads_first(part).astype(buffer.dtype)
-        start = index * part.shape[1]
+        if new is not None:
+            old = _slice(buffer, grid, index)
+            part = jnp.where(new.reshape(-1, *[1] * (part.ndim - 2)), part, old)
+        start = index * grid.size
         return jax.lax.dynamic_update_slice_in_dim(buffer, part, start, axis=1)
 
     return jax.tree.map(write, buffers, parts)
 
 
-def load(tokens, index, size):
-    """Chunk `index` of `Tokens`, as a `Chunk`."""
-    part = jax.tree.map(
-        lambda x: jax.lax.dynamic_slice_in_dim(x, index * size, size, axis=1), tokens
-    )
-    return prepare(part)
-
-
-def prepare(tokens):
-    """The `Chunk` of some `Tokens`, all of whose length belongs to it."""
+def load(tokens, grid, index):
+    """Step `index` of `Tokens` as a `Chunk`, that forgets what is not fresh."""
+    tokens = jax.tree.map(lambda x: _slice(x, grid, index), tokens)
     dtype = compute_dtype(*jax.tree.leaves(tokens[:3]))
     query, key, log_input, log_decay = jax.tree.map(
         lambda x: heads_first(x.astype(dtype)),
         (tokens.query, tokens.key, tokens.log_input, tokens.log_decay),
     )
     value = jnp.transpose(tokens.value.astype(dtype), (0, 2, 3, 1))
-    valid, run = tokens.valid, tokens.starts
+    valid, starts, new = tokens.valid, tokens.starts, fresh(grid, index)
+    if new is not None:
+        whole = jnp.broadcast_to(new, tokens.key.shape[:2])
+        valid = whole if valid is None else valid & whole
+        starts = None if starts is None else starts & whole
+        log_decay = None if log_decay is None else jnp.where(new, log_decay, 0)
     if valid is not None:
         # A weight of zero does not silence a NaN.
         key = jnp.where(valid[:, None, :, None], key, 0)
         value = jnp.where(valid[:, None, None, :], value, 0)
         valid = valid[:, None]
-    if run is not None:
-        run = jnp.cumsum(run, axis=1)[:, None]
+    run = None if starts is None else jnp.cumsum(starts, axis=1)[:, None]
     value = jnp.concatenate([value, jnp.ones_like(value[:, :, :1])], axis=2)
     return Chunk(query, key, value, log_input, log_decay, valid, run)
 
@@ -235,8 +249,16 @@ def row_factors(total, unit, normalizer):
     return jnp.stack([factor, jnp.where(size > floor, jnp.sign(total) * factor, 0)])
 
 
-def row_cotangents(out, d_out, factors):
-    """The cotangent [B, H, T, D+1] of a row's sums before normalization."""
+def row_cotangents(out, d_out, factors, new):
+    """The cotangent [B, H, T, D+1] of a row's sums before normalization.
+
+    Args:
+        out, d_out: [B, H, T, D].
+        factors: of `row_factors`.
+        new: of `fresh`; the other rows get zero.
+    """
+    if new is not None:
+        d_out = jnp.where(new[:, None], d_out, 0)
     factor, slope = factors
     d_total = -jnp.sum(d_out * out, axis=-1) * slope
     return jnp.concatenate([d_out * factor[..., None], d_total[..., None]], axis=-1)

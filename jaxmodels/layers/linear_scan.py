@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers import linear_chunk
-from jaxmodels.layers.linear_chunk import State
+from jaxmodels.layers.linear_chunk import Grid, State
 
 # Chunks between two states that the backward pass finds stored.
 GROUP_SIZE = 16
@@ -28,7 +28,7 @@ class Plan(NamedTuple):
     """The static choices of one scan."""
 
     normalizer: str | None
-    chunk_size: int
+    grid: Grid
     group_size: int
 
 
@@ -54,12 +54,10 @@ def linear_scan(tokens, state, *, features, normalizer, chunk_size):
     num_chunks = -(-length // chunk_size)
     num_groups = -(-num_chunks // GROUP_SIZE)
     group_size = -(-num_chunks // num_groups)
-    padding = num_groups * group_size * chunk_size - length
-    plan = Plan(normalizer, chunk_size, group_size)
+    grid = Grid(length, chunk_size, num_groups * group_size)
     features = jax.lax.stop_gradient(features)
     state = state._replace(log_scale=jax.lax.stop_gradient(state.log_scale))
-    out, state = _scan(plan, features, linear_chunk.pad(tokens, padding), state)
-    return out[:, :length], state
+    return _scan(Plan(normalizer, grid, group_size), features, tokens, state)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -91,18 +89,19 @@ def _forward(plan, features, tokens, state):
 
     def step(carry, index):
         out, state = carry
-        chunk = linear_chunk.load(tokens, index, plan.chunk_size)
+        chunk = linear_chunk.load(tokens, plan.grid, index)
         rows, factors, state = linear_chunk.attend(
             features, chunk, state, plan.normalizer
         )
-        return (linear_chunk.store(out, rows, index), state), factors
+        out = linear_chunk.store(out, rows, plan.grid, index, only_fresh=True)
+        return (out, state), factors
 
     def group(carry, indices):
         last, factors = jax.lax.scan(step, carry, indices)
         return last, (factors, carry[1])
 
     carry = jnp.zeros_like(tokens.value), state
-    (out, state), saved = jax.lax.scan(group, carry, _indices(plan, tokens))
+    (out, state), saved = jax.lax.scan(group, carry, _indices(plan))
     return out, state, saved
 
 
@@ -110,19 +109,22 @@ def _backward(plan, features, tokens, outs, last, d_sums, saved):
     """Returns the cotangents of `tokens` and of the first state's sums."""
 
     def recompute(state, index):
-        chunk = linear_chunk.load(tokens, index, plan.chunk_size)
+        chunk = linear_chunk.load(tokens, plan.grid, index)
         return linear_chunk.advance(features, chunk, state), state
 
     def step(carry, inputs):
         gradients, d_sums, flow = carry
         index, factors, state = inputs
-        chunk = linear_chunk.load(tokens, index, plan.chunk_size)
-        part, d_part = (linear_chunk.rows(x, index, plan.chunk_size) for x in outs)
-        d_rows = linear_chunk.row_cotangents(part, d_part, factors)
+        chunk = linear_chunk.load(tokens, plan.grid, index)
+        out, d_out = (linear_chunk.rows(x, plan.grid, index) for x in outs)
+        new = linear_chunk.fresh(plan.grid, index)
+        d_rows = linear_chunk.row_cotangents(out, d_out, factors, new)
         gradient, d_sums, flow = linear_chunk.pull_back(
             features, chunk, state, plan.normalizer, d_rows, d_sums, flow
         )
-        return (linear_chunk.store(gradients, gradient, index), d_sums, flow), None
+        # What is not fresh here is written over by the steps before, which follow.
+        gradients = linear_chunk.store(gradients, gradient, plan.grid, index)
+        return (gradients, d_sums, flow), None
 
     def group(carry, inputs):
         indices, (factors, state) = inputs
@@ -137,12 +139,11 @@ def _backward(plan, features, tokens, outs, last, d_sums, saved):
     (gradients, d_sums, _), _ = jax.lax.scan(
         group,
         (gradients, d_sums, flow),
-        (_indices(plan, tokens), saved),
+        (_indices(plan), saved),
         reverse=True,
     )
     return gradients, d_sums
 
 
-def _indices(plan, tokens):
-    num_chunks = tokens.query.shape[1] // plan.chunk_size
-    return jnp.arange(num_chunks).reshape(-1, plan.group_size)
+def _indices(plan):
+    return jnp.arange(plan.grid.steps).reshape(-1, plan.group_size)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers import linear_chunk
-from jaxmodels.layers.linear_chunk import State
+from jaxmodels.layers.linear_chunk import Grid, State
 
 
 def sum_keys(tokens, state, *, features, chunk_size):
@@ -24,37 +24,35 @@ def sum_keys(tokens, state, *, features, chunk_size):
         state: `State` before them.
         features, chunk_size: as in `linear_scan`.
     """
-    length = tokens.key.shape[1]
-    chunk_size = min(chunk_size, length)
-    tokens = linear_chunk.pad(tokens, -length % chunk_size)
-    return _sum(chunk_size, jax.lax.stop_gradient(features), tokens, state)
+    grid = _grid(tokens.key, chunk_size)
+    return _sum(grid, jax.lax.stop_gradient(features), tokens, state)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sum(chunk_size, features, tokens, state):
+def _sum(grid, features, tokens, state):
     def step(state, index):
-        chunk = linear_chunk.load(tokens, index, chunk_size)
+        chunk = linear_chunk.load(tokens, grid, index)
         return linear_chunk.advance(features, chunk, state), None
 
-    return jax.lax.scan(step, state, _indices(tokens.key, chunk_size))[0]
+    return jax.lax.scan(step, state, _indices(grid))[0]
 
 
-def _sum_forward(chunk_size, features, tokens, state):
-    last = _sum(chunk_size, features, tokens, state)
+def _sum_forward(grid, features, tokens, state):
+    last = _sum(grid, features, tokens, state)
     return last, (features, tokens, state.log_scale, last.log_scale)
 
 
-def _sum_backward(chunk_size, residuals, d_last):
+def _sum_backward(grid, residuals, d_last):
     features, tokens, first_scale, last_scale = residuals
 
     def step(gradients, index):
-        chunk = linear_chunk.load(tokens, index, chunk_size)
+        chunk = linear_chunk.load(tokens, grid, index)
         gradient = linear_chunk.pull_back_sum(features, chunk, last_scale, d_last.sums)
-        return linear_chunk.store(gradients, gradient, index), None
+        return linear_chunk.store(gradients, gradient, grid, index), None
 
     gradients = jax.tree.map(jnp.zeros_like, tokens._replace(valid=None))
-    indices = _indices(tokens.key, chunk_size)
-    gradients, _ = jax.lax.scan(step, gradients, indices)
+    # In reverse, so that a step writes over what was not fresh in the one after.
+    gradients, _ = jax.lax.scan(step, gradients, _indices(grid), reverse=True)
     carried = jnp.exp(first_scale - last_scale)[..., None, None]
     return None, gradients, State(d_last.sums * carried, None)
 
@@ -73,48 +71,45 @@ def read_state(query, sums, *, features, chunk_size):
     Returns:
         [B, T, H, D] in the dtype of `sums`, zero where the state holds no key.
     """
-    length = query.shape[1]
-    chunk_size = min(chunk_size, length)
-    padding = [(0, 0), (0, -length % chunk_size), (0, 0), (0, 0)]
-    query = jnp.pad(query, padding)
-    out = _read(chunk_size, jax.lax.stop_gradient(features), query, sums)
-    return out[:, :length]
+    grid = _grid(query, chunk_size)
+    return _read(grid, jax.lax.stop_gradient(features), query, sums)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _read(chunk_size, features, query, sums):
+def _read(grid, features, query, sums):
     def step(out, index):
-        values, _ = features(linear_chunk.rows(query, index, chunk_size))
+        values, _ = features(linear_chunk.rows(query, grid, index))
         part, _ = _read_rows(values, sums)
-        return linear_chunk.store(out, part, index), None
+        return linear_chunk.store(out, part, grid, index), None
 
     shape = (*query.shape[:3], sums.shape[2] - 1)
     out = jnp.zeros_like(query, shape=shape, dtype=sums.dtype)
-    return jax.lax.scan(step, out, _indices(query, chunk_size))[0]
+    return jax.lax.scan(step, out, _indices(grid))[0]
 
 
-def _read_forward(chunk_size, features, query, sums):
-    return _read(chunk_size, features, query, sums), (features, query, sums)
+def _read_forward(grid, features, query, sums):
+    return _read(grid, features, query, sums), (features, query, sums)
 
 
-def _read_backward(chunk_size, residuals, d_out):
+def _read_backward(grid, residuals, d_out):
     features, query, sums = residuals
 
     def step(carry, index):
         d_query, d_sums = carry
-        part = linear_chunk.rows(query, index, chunk_size)
+        part = linear_chunk.rows(query, grid, index)
         (values, log_scale), pull = jax.vjp(features, part)
         out, factors = _read_rows(values, sums)
-        d_part = linear_chunk.rows(d_out, index, chunk_size)
-        d_rows = linear_chunk.row_cotangents(out, d_part, factors)
+        new = linear_chunk.fresh(grid, index)
+        d_part = linear_chunk.rows(d_out, grid, index)
+        d_rows = linear_chunk.row_cotangents(out, d_part, factors, new)
         d_values = jnp.einsum("BHTD,BHDM->BHTM", d_rows, sums)
         d_sums += jnp.einsum("BHTD,BHTM->BHDM", d_rows, values)
         # The normalizer cancels the scale of a query.
         (d_part,) = pull((d_values, jax.tree.map(jnp.zeros_like, log_scale)))
-        return (linear_chunk.store(d_query, d_part, index), d_sums), None
+        return (linear_chunk.store(d_query, d_part, grid, index), d_sums), None
 
     carry = jnp.zeros_like(query), jnp.zeros_like(sums)
-    carry, _ = jax.lax.scan(step, carry, _indices(query, chunk_size))
+    carry, _ = jax.lax.scan(step, carry, _indices(grid), reverse=True)
     return None, *carry
 
 
@@ -129,5 +124,11 @@ def _read_rows(values, sums):
     return mixed[..., :-1] * factors[0][..., None], factors
 
 
-def _indices(tokens, chunk_size):
-    return jnp.arange(tokens.shape[1] // chunk_size)
+def _grid(tokens, chunk_size):
+    length = tokens.shape[1]
+    size = min(chunk_size, length)
+    return Grid(length, size, -(-length // size))
+
+
+def _indices(grid):
+    return jnp.arange(grid.steps)

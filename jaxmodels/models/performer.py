@@ -103,7 +103,6 @@ class PerformerLM(nn.Module):
         return self.max_length if bounded else None
 
     def setup(self):
-        dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         self.embed = nn.Embed(
             self.vocab_size,
             self.embed_dim,
@@ -112,7 +111,12 @@ class PerformerLM(nn.Module):
             param_dtype=jnp.dtype(self.param_dtype),
         )
         if self.positions == "learned":
-            self.position = LearnedPositions(self.max_length, self.embed_dim, **dtypes)
+            self.position = LearnedPositions(
+                self.max_length,
+                self.embed_dim,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+            )
         shared = {field.name for field in dataclasses.fields(PerformerDecoder)}
         fields = {
             field.name: getattr(self, field.name)
@@ -123,7 +127,12 @@ class PerformerLM(nn.Module):
             cross_attention=None, rotary=self.positions == "rotary", **fields
         )
         if not self.tie_embeddings:
-            self.head = Head(self.vocab_size, self.use_bias, **dtypes)
+            self.head = Head(
+                self.vocab_size,
+                self.use_bias,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+            )
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(

@@ -296,8 +296,11 @@ def main(argv=None):
         sampling = {name: getattr(flags, name) for name in ("top_k", "top_p")}
         sampling["temperature"] = flags.temperature
         check_sampling(1 if flags.max_tokens is None else flags.max_tokens, **sampling)
+        model, variables, vocabulary = load(flags.checkpoint)
         texts = generate_text(
-            *load(flags.checkpoint),
+            model,
+            variables,
+            vocabulary,
             flags.prompt,
             jax.random.key(flags.seed),
             num_samples=flags.num_samples,

@@ -58,7 +58,14 @@ def inspect(leaves):
             raise ValueError(
                 f"{name} is a typed PRNG key; keep jax.random.key_data of it instead"
             )
-    results = jax.device_get({name: _inspect(leaf) for name, leaf in leaves.items()})
+    results = {}
+    for name, leaf in leaves.items():
+        results[name] = _inspect(leaf)
+        if jax.default_backend() == "cpu":
+            # Devices on CPU share threads and start independent programs in any order:
+            # the sums of two of them would wait for each other for ever.
+            jax.block_until_ready(results[name])
+    results = jax.device_get(results)
     digests = {name: [int(n) for n in results[name][0]] for name in leaves}
     return digests, [name for name in leaves if not results[name][1]]
 

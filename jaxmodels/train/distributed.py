@@ -89,6 +89,8 @@ def _from_environment(environment):
 
 
 def _initialize_alone(options):
+    # Devices of one process need no network between them.
+    jax.config.update("jax_cpu_collectives_implementation", None)
     # Held until the service has taken it, so that no other run is given this port.
     with socket.socket() as held, _no_proxy():
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
