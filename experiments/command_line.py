@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import textwrap
+import traceback
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,8 +20,15 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments import config_file, fields
 from experiments.config_file import nearest
-from jaxmodels.train.errors import INTERRUPTED, ConfigError, RunError
+from jaxmodels.train.errors import (
+    INTERRUPTED,
+    ConfigError,
+    DivergedError,
+    Preempted,
+    RunError,
+)
 
+DISTRIBUTED = "jaxmodels.train.distributed"
 CONFIG_HELP = (
     "Config file, executed as Python; relative to here or to the repository. "
     "--config.<field>=<value> overrides a field."
@@ -92,6 +100,8 @@ def run(main, flags, argv=None, *, doc=""):
     except RunError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
+        if not isinstance(error, Preempted | DivergedError):  # those end all processes
+            _leave(error.exit_code)
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         print(f"interrupted: {interrupt or 'nothing was saved'}", file=sys.stderr)
@@ -99,6 +109,22 @@ def run(main, flags, argv=None, *, doc=""):
     except BrokenPipeError:  # whoever read the output, such as head, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception:
+        if _has_others():
+            traceback.print_exc()
+            _leave(1)
+        raise
+
+
+def _leave(exit_code):
+    """Ends this process at once where an ordinary exit would wait for the others."""
+    if _has_others():
+        sys.modules[DISTRIBUTED].leave(exit_code)
+
+
+def _has_others():
+    # Looked up, not imported: mistakes in the command line show before JAX is loaded.
+    return DISTRIBUTED in sys.modules and not sys.modules[DISTRIBUTED].is_alone()
 
 
 def parse(argv, flags, *, doc=""):

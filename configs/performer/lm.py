@@ -28,7 +28,7 @@ def get_config(size="small"):
         attention=dict(num_features=placeholder(int), chunk_size=64, **attention),
         activation="geglu",
         normalization="layer_norm",
-        positions="learned",
+        positions="rotary",
         tie_embeddings=True,
         remat=not tiny,
         dtype="float32" if tiny else "bfloat16",

@@ -158,7 +158,7 @@ class Attention(nn.Module):
         rotary: turns queries and keys by their positions.
         query_key_norm: as in `AttentionSpec`.
         use_bias: of all four projections.
-        out_scale: variance of the initial `out` kernel, relative to 1 / D.
+        out_scale: variance of the initial `out` kernel, relative to 1 / D; 0 is zeros.
         cache_length: N, the tokens that `prefill` and `step` can hold.
     """
 

@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxmodels.layers.initialization import scaled_normal
+
 gelu_erf = functools.partial(jax.nn.gelu, approximate=False)
 gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)
 
@@ -36,7 +38,7 @@ class Mlp(nn.Module):
     Attributes:
         hidden_dim: F.
         activation: a name in `ACTIVATIONS`.
-        out_scale: variance of the initial `down` kernel, relative to 1 / F.
+        out_scale: variance of the initial `down` kernel, relative to 1 / F; 0 is zeros.
     """
 
     hidden_dim: int
@@ -60,7 +62,7 @@ class GLU(nn.Module):
         hidden_dim: F.
         activation: a name in `GATES`.
         match_params: takes `matched_width(hidden_dim)` for F instead.
-        out_scale: variance of the initial `down` kernel, relative to 1 / F.
+        out_scale: variance of the initial `down` kernel, relative to 1 / F; 0 is zeros.
     """
 
     hidden_dim: int
@@ -110,9 +112,7 @@ def _dense(module, features, name, scale=1.0):
     return nn.Dense(
         features,
         use_bias=module.use_bias,
-        kernel_init=nn.initializers.variance_scaling(
-            scale, "fan_in", "truncated_normal"
-        ),
+        kernel_init=scaled_normal(scale),
         dtype=jnp.dtype(module.dtype),
         param_dtype=jnp.dtype(module.param_dtype),
         name=name,

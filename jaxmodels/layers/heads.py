@@ -9,10 +9,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers.constraint import constrain
+from jaxmodels.layers.initialization import scaled_normal
 from jaxmodels.layers.positions import rotary
 
 # Attention mixes over the length, so each device holds it whole.
 AXES = ("batch", None, "heads", None)
+# Standard deviation of the first queries and keys, against 1 of their input. Random
+# features estimate the softmax well only while queries and keys are small (language
+# model of 0.4 M parameters, 200 steps, one run each: 2.74 bits per byte from 0.25,
+# 2.68 from 0.1).
+QUERY_KEY_START = 0.1
 
 
 @flax.struct.dataclass
@@ -38,26 +44,26 @@ def projections(module):
     check_heads(module.embed_dim, module.num_heads)
     shape = module.num_heads, module.embed_dim // module.num_heads
 
-    def dense(features, axis=-1, scale=1.0):
+    def dense(features, scale=1.0, axis=-1):
         return nn.DenseGeneral(
             features,
             axis=axis,
             use_bias=module.use_bias,
-            kernel_init=nn.initializers.variance_scaling(
-                scale, "fan_in", "truncated_normal"
-            ),
+            kernel_init=scaled_normal(scale),
             dtype=jnp.dtype(module.dtype),
             param_dtype=jnp.dtype(module.param_dtype),
         )
 
-    out = dense(module.embed_dim, axis=(-2, -1), scale=module.out_scale)
-    return dense(shape), dense(shape), dense(shape), out
+    small = QUERY_KEY_START**2
+    out = dense(module.embed_dim, module.out_scale, axis=(-2, -1))
+    return dense(shape, small), dense(shape, small), dense(shape), out
 
 
 def norm(module):
     """The normalization of each head's queries or keys, with float32 statistics."""
     dtype, param_dtype = jnp.dtype(module.dtype), jnp.dtype(module.param_dtype)
-    return nn.RMSNorm(dtype=dtype, param_dtype=param_dtype)
+    start = nn.initializers.constant(QUERY_KEY_START)
+    return nn.RMSNorm(dtype=dtype, param_dtype=param_dtype, scale_init=start)
 
 
 def project(module, x, positions=None):

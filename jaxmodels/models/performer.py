@@ -41,7 +41,9 @@ __all__ = [
     "redraw",
 ]
 
-EMBEDDING_STD = 0.02
+# Standard deviation of the first logits of a tied model. On the language model that
+# `heads.QUERY_KEY_START` cites, 0.5 beats 1.0 by 0.1 bits per byte, and 0.2 by 0.03.
+LOGIT_START = 0.5
 
 
 @flax.struct.dataclass
@@ -106,7 +108,7 @@ class PerformerLM(nn.Module):
         self.embed = nn.Embed(
             self.vocab_size,
             self.embed_dim,
-            embedding_init=nn.initializers.normal(EMBEDDING_STD),
+            embedding_init=nn.initializers.normal(LOGIT_START * self.embed_dim**-0.5),
             dtype=jnp.dtype(self.dtype),
             param_dtype=jnp.dtype(self.param_dtype),
         )

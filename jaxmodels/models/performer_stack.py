@@ -46,7 +46,7 @@ class PerformerLayer(nn.Module):
         normalization: a name in `normalization.RESIDUALS`.
         rotary: turns queries and keys of the self-attention by their positions.
         use_bias: in every projection; the feed-forward network has biases anyway.
-        out_scale: variance of what each part adds at first, relative to its input's.
+        out_scale: variance of what each part adds at first; 0 adds nothing.
         max_length: tokens that a softmax block can hold while decoding.
     """
 
@@ -190,8 +190,8 @@ class PerformerDecoder(nn.Module):
     Attributes:
         remat: recomputes each block in the backward pass instead of storing what is
             inside it.
-        others: as in `PerformerLayer`; `out_scale` is 1 / (parts of all blocks), so
-            that the stream's variance does not grow with the depth.
+        others: as in `PerformerLayer`. At first every block is the identity: its last
+            kernels are zeros, or with "rezero" its gains.
     """
 
     embed_dim: int
@@ -212,14 +212,15 @@ class PerformerDecoder(nn.Module):
     param_dtype: str = "float32"
 
     def setup(self):
-        parts = self.num_layers * (2 if self.cross_attention is None else 3)
         own = ("num_layers", "remat", "parent", "name")
         fields = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if field.name not in own
         }
-        self.layers = PerformerLayer(causal=True, out_scale=1.0 / parts, **fields)
+        # Gains and kernels that are both zero would never get a gradient.
+        out_scale = 1.0 if self.normalization == "rezero" else 0.0
+        self.layers = PerformerLayer(causal=True, out_scale=out_scale, **fields)
         self.final_norm = normalization.LayerNorm(
             dtype=self.dtype, param_dtype=self.param_dtype
         )

@@ -133,7 +133,8 @@ def _place():
     return state.process_id, state.num_processes
 
 
-def _is_alone():
+def is_alone():
+    """Whether no other process takes part in this run."""
     return _client() is None or _place()[1] == 1
 
 
@@ -153,7 +154,7 @@ def agree(facts, *, seconds=300):
             of them have left the run by then.
         HangError: not every process got here in time.
     """
-    if _is_alone():
+    if is_alone():
         return
     client, key = _client(), f"jaxmodels/agree/{next(_calls)}"
     (process, processes), milliseconds = _place(), int(1000 * seconds)
@@ -234,7 +235,7 @@ def leave(exit_code):
     An ordinary exit first waits for all processes of the run; after an error of one
     process alone, that is for ever. The others learn of it by the missing heartbeat.
     """
-    if _is_alone():
+    if is_alone():
         sys.exit(exit_code)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -247,7 +248,7 @@ def barrier(name, seconds):
     Raises:
         HangError: they have not within `seconds`.
     """
-    if _is_alone():
+    if is_alone():
         return
     key = f"jaxmodels/barrier/{name}/{next(_calls)}"
     try:

@@ -179,7 +179,7 @@ def test_every_layer_starts_with_weights_and_directions_of_its_own(initialized):
     _, variables = initialized
     layers = {name: tree["decoder"]["layers"] for name, tree in variables.items()}
     stacked = [
-        *(layers["params"]["attention"][n]["kernel"] for n in ("query", "out")),
+        *(layers["params"]["attention"][n]["kernel"] for n in ("query", "value")),
         *jax.tree.leaves(layers["projections"]),
     ]
     for leaf in stacked:

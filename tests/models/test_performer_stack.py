@@ -124,3 +124,31 @@ def test_a_context_and_cross_attention_come_together(given):
     x = jnp.zeros((1, 2, 8))
     with pytest.raises(ValueError, match="needs a block with cross_attention, and"):
         random_variables(layer, x, x if given else None)
+
+
+@pytest.mark.parametrize("normalization", ["layer_norm", "rezero", "scale_norm"])
+def test_a_new_stack_is_the_identity_and_every_part_can_learn(normalization):
+    stack = PerformerDecoder(
+        8,
+        2,
+        12,
+        num_layers=2,
+        attention=SPECS["linear"],
+        cross_attention=None,
+        normalization=normalization,
+    )
+    x = jax.random.normal(jax.random.key(2), (BATCH, LENGTH, 8))
+    variables = jax.jit(stack.init)(jax.random.key(0), x)
+    close(apply(stack, variables, x), layer_norm(x, {"scale": 1.0, "bias": 0.0}))
+
+    def total(variables):
+        return jnp.sum(stack.apply(variables, x) ** 3)
+
+    layers = jax.jit(jax.grad(total))(variables)["params"]["layers"]
+    last = (
+        (layers["attention_norm"]["gain"], layers["mlp_norm"]["gain"])
+        if normalization == "rezero"
+        else (layers["attention"]["out"]["kernel"], layers["mlp"]["down"]["kernel"])
+    )
+    for slope in last:
+        assert (jnp.abs(slope).reshape(2, -1).max(axis=1) > 0).all()
