@@ -50,7 +50,7 @@ class State(NamedTuple):
     """
 
     sums: Array
-    log_scale: Array
+    log_scale: Array | None
 
 
 def compute_dtype(*arrays):
