@@ -60,10 +60,10 @@ def get_config(size="small"):
                 **schedule,
             ),
             eval=dict(num_batches=16 if tiny else 64),
-            num_steps=800 if tiny else 100_000,
+            num_steps=500 if tiny else 100_000,
             log_every=20 if tiny else 100,
-            eval_every=200 if tiny else 2000,
-            save_every=200 if tiny else 2000,
+            eval_every=100 if tiny else 2000,
+            save_every=100 if tiny else 2000,
             limits=dict(hang_seconds=1800.0, compile_seconds=3600.0, **limits),
             mesh=dict(data=-1, fsdp=1, model=1, seq=1),
         )
