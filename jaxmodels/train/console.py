@@ -54,7 +54,7 @@ class Progress:
         self._latest = ""
         self._drawn = -math.inf
         self._bar = None
-        if not quiet and self._stream.isatty():
+        if not quiet and _is_terminal(self._stream):
             known = _columns(self._stream) > 0
             self._bar = tqdm(
                 total=num_steps,
@@ -204,6 +204,16 @@ def _columns(stream):
         return os.get_terminal_size(stream.fileno()).columns
     except OSError:
         return 0
+
+
+def _is_terminal(stream):
+    """Whether a line can move there; some terminals of containers have no width."""
+    if not stream.isatty():
+        return False
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):  # a stream with no file behind it
+        return True
 
 
 def quantity(number):

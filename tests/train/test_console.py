@@ -1,4 +1,6 @@
 import io
+import os
+import pty
 
 import pytest
 
@@ -171,3 +173,14 @@ def test_quantities_have_three_digits(number, text):
 )
 def test_durations_read_like_a_clock(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_terminal_without_a_width_gets_whole_lines():
+    primary, secondary = pty.openpty()  # zero columns until somebody sets them
+    with os.fdopen(secondary, "w") as stream:
+        progress = Progress(10, stream=stream)
+        progress.report(1, "train", {"loss": 2.0})
+        progress.close()
+        text = os.read(primary, 1000).decode()
+    os.close(primary)
+    assert "1/10  train  loss 2" in text
