@@ -25,6 +25,7 @@ SMALL = {
     "data.length": 64,
     "data.batch_size": 8,
     "optimizer.warmup_steps": 2,
+    "optimizer.schedule": "constant",  # the same for any num_steps
     "loss.feature_redraw_interval": 5,
     "eval.num_batches": 2,
     "log_every": 1,
