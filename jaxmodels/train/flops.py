@@ -136,7 +136,7 @@ COUNTERS = {
 }
 
 # Dense operations a second in bfloat16 and bytes of memory of what JAX calls one
-# device. From the makers' data sheets; figures with sparsity are not used. The first
+# device, as published; figures with sparsity are not used. The first
 # name that the kind of a device contains is taken, so longer names come first.
 DEVICES = {
     "tpu v6": (918e12, 32 * 2**30),  # "TPU v6 lite" = v6e, Trillium

@@ -32,12 +32,6 @@ class TrainState:
     skips: jax.Array
 
 
-def variables(state, network):
-    """What `module.apply` takes for one network: averaged weights where kept."""
-    params = state.ema.get(network, state.params[network])
-    return {"params": params, **state.collections.get(network, {})}
-
-
 def start(params, opt_state, ema, collections):
     """The state before the first update."""
     zero = jnp.zeros((), jnp.int32)
