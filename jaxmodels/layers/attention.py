@@ -34,15 +34,19 @@ class AttentionSpec:
         kind: "causal_linear" (decoders), "linear" (encoders, cross-attention) or
             "softmax" (exact, quadratic, either).
         feature_map: of the linear kinds, a name in `feature_maps.FEATURE_MAPS`.
+            Without order, "exponential" takes the softmax of the keys over the length.
         num_features: M; None is int(K ln K), the number that Choromanski et al.
             (2021), theorem 4, asks for.
         chunk_size: tokens that the causal scan takes at once.
         query_key_norm: normalizes each head's queries and keys to unit mean square
             times a trained scale. Random features approximate the softmax well only
             while queries and keys stay small.
+        epsilon: added to each feature of "favor_plus" (for weights trained so, and
+            without causal order) or "relu"; None is the map's own, 0 and 1e-3.
 
     Raises:
-        ValueError: a name that is not known or a size below 1.
+        ValueError: a name that is not known, a size below 1, or an epsilon that the
+            kind or the map cannot have.
     """
 
     kind: str = "causal_linear"
@@ -50,6 +54,7 @@ class AttentionSpec:
     num_features: int | None = None
     chunk_size: int = 64
     query_key_norm: bool = False
+    epsilon: float | None = None
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -61,7 +66,10 @@ class AttentionSpec:
             size = getattr(self, name)
             if size is not None and size < 1:
                 raise ValueError(f"attention {name} {size} must be at least 1")
-        feature_maps.projection_rows(self.feature_map, self.num_features or 2)
+        feature_maps.feature_map(self.feature_map)
+        if self.num_features is not None:
+            feature_maps.projection_rows(self.feature_map, self.num_features)
+        check_epsilon(self)
 
 
 @flax.struct.dataclass
@@ -153,7 +161,8 @@ class Attention(nn.Module):
     """Softmax attention over heads.
 
     Attributes:
-        embed_dim: D, divisible by `num_heads`.
+        embed_dim: D, divisible by `num_heads` unless `head_dim` is given.
+        head_dim: K; None is embed_dim / num_heads.
         causal: a token sees itself and the tokens before it.
         rotary: turns queries and keys by their positions.
         query_key_norm: as in `AttentionSpec`.
@@ -169,6 +178,7 @@ class Attention(nn.Module):
     query_key_norm: bool = False
     use_bias: bool = False
     out_scale: float = 1.0
+    head_dim: int | None = None
     cache_length: int | None = None
     dtype: str = "float32"
     param_dtype: str = "float32"
@@ -270,9 +280,30 @@ def make_attention(spec, *, causal, cache_length=None, **fields):
         feature_map=spec.feature_map,
         num_features=spec.num_features,
         chunk_size=spec.chunk_size,
+        epsilon=spec.epsilon,
         causal=causal,
         **fields,
     )
+
+
+def check_epsilon(spec):
+    """Raises ValueError where an `AttentionSpec` cannot have its epsilon."""
+    epsilon, name = spec.epsilon, spec.feature_map
+    if epsilon is None:
+        return
+    if epsilon < 0:
+        raise ValueError(f"attention epsilon {epsilon} must be at least 0, or None")
+    if spec.kind == "softmax" or name not in ("favor_plus", "relu"):
+        raise ValueError(
+            f"attention epsilon {epsilon} is added to the features of favor_plus or "
+            f"relu alone, not to kind {spec.kind!r} with {name!r}; leave it None"
+        )
+    if epsilon and spec.kind == "causal_linear" and name == "favor_plus":
+        raise ValueError(
+            f"attention epsilon {epsilon} in kind 'causal_linear' would leak the "
+            "future: favor_plus adds it relative to the largest key of the whole "
+            "sequence; use epsilon 0 or None"
+        )
 
 
 def _empty_cache(key, value, slots):

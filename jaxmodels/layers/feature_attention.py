@@ -7,6 +7,8 @@ M features.
 import math
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from jaxmodels.layers import feature_maps, heads, linear_attention
 
@@ -18,8 +20,9 @@ class LinearAttention(nn.Module):
     "projections" as `projection` [rows, K], and change only when they are redrawn.
 
     Attributes:
-        feature_map, num_features, chunk_size, query_key_norm: as in `AttentionSpec`.
-        causal, rotary, use_bias, out_scale: as in `Attention`.
+        feature_map, num_features, chunk_size, query_key_norm, epsilon: as in
+            `AttentionSpec`.
+        head_dim, causal, rotary, use_bias, out_scale: as in `Attention`.
     """
 
     embed_dim: int
@@ -32,6 +35,8 @@ class LinearAttention(nn.Module):
     query_key_norm: bool = False
     use_bias: bool = False
     out_scale: float = 1.0
+    head_dim: int | None = None
+    epsilon: float | None = None
     dtype: str = "float32"
     param_dtype: str = "float32"
 
@@ -39,7 +44,7 @@ class LinearAttention(nn.Module):
         self.query, self.key, self.value, self.out = heads.projections(self)
         if self.query_key_norm:
             self.query_norm, self.key_norm = heads.norm(self), heads.norm(self)
-        head_dim = self.embed_dim // self.num_heads
+        head_dim = heads.head_width(self.embed_dim, self.num_heads, self.head_dim)
         rows = num_rows(self.feature_map, self.num_features, head_dim)
         self.projection = None
         if rows is not None:
@@ -94,23 +99,14 @@ class LinearAttention(nn.Module):
                 "bidirectional linear attention sums over the whole row; pad the "
                 "documents into rows of their own, with a mask [B, S]"
             )
-        out = linear_attention.linear_attention(
-            query, key, value, features=self._features(), mask=mask
-        )
-        return self.out(out)
+        return self.out(self._attend(self._sum(heads.Memory(key, value, mask)), query))
 
     def remember(self, context, mask=None):
         """The sum over the keys and values of `context`: its size has no S."""
-        memory = heads.remember(self, context, mask)
-        return linear_attention.key_value_state(
-            memory.key, memory.value, features=self._features(), mask=mask
-        )
+        return self._sum(heads.remember(self, context, mask))
 
     def recall(self, memory, x):
-        query = heads.project_query(self, x)
-        return self.out(
-            linear_attention.attend_to_state(memory, query, features=self._features())
-        )
+        return self.out(self._attend(memory, heads.project_query(self, x)))
 
     def prefill(self, x, state=None, *, positions=None, mask=None):
         """Causal attention of [B, T, D] to itself and to what `state` has summed.
@@ -143,19 +139,46 @@ class LinearAttention(nn.Module):
         )
         return self.out(out[:, None]), state
 
+    def _sum(self, memory):
+        """The state of all keys, whatever their order."""
+        key, features = memory.key, self._features()
+        if self.feature_map == "exponential":
+            key = _log_softmax(key, memory.mask)
+        elif self.feature_map == "favor_plus" and self.epsilon:
+            projection = self.projection.value
+            key = feature_maps.append_peak(projection, key, memory.mask)
+            features = feature_maps.favor_plus_keys(projection, epsilon=self.epsilon)
+        return linear_attention.key_value_state(
+            key, memory.value, features=features, mask=memory.mask
+        )
+
+    def _attend(self, state, query):
+        """What each query reads of a state of `_sum`."""
+        return linear_attention.attend_to_state(state, query, features=self._features())
+
     def _features(self):
+        options = {} if self.epsilon is None else {"epsilon": self.epsilon}
         projection = None if self.projection is None else self.projection.value
-        return feature_maps.feature_map(self.feature_map)(projection)
+        return feature_maps.feature_map(self.feature_map)(projection, **options)
+
+
+def _log_softmax(key, mask):
+    """Keys [B, S, H, K] minus the logarithm of the sum over S, float32 or wider."""
+    key = key.astype(jnp.promote_types(key.dtype, jnp.float32))
+    where = None if mask is None else mask[..., None, None]
+    total = jax.nn.logsumexp(key, axis=1, keepdims=True, where=where)
+    # Nothing reads keys that are all masked.
+    return key - jnp.where(jnp.isneginf(total), 0.0, total)
 
 
 def num_rows(feature_map, num_features, head_dim):
     """Rows of the projection for `num_features`; None where there is no projection.
 
     `num_features` None stands for int(K ln K), made even for the maps that take each
-    row twice, and for no projection in `elu_plus_one`, which is published without.
+    row twice, and for no projection in the maps that are published without one.
     """
     if num_features is None:
-        if feature_map == "elu_plus_one":
+        if feature_map in ("elu_plus_one", "exponential"):
             return None
         num_features = max(2, int(head_dim * math.log(head_dim)))
         if feature_map in ("favor_hyperbolic", "trigonometric"):

@@ -82,7 +82,7 @@ def _orthonormalize(rows):
     return jax.lax.fori_loop(0, rows.shape[1], step, rows)
 
 
-def favor_plus(projection):
+def favor_plus(projection, *, epsilon=0.0):
     """Positive features of the softmax kernel exp(q.k / sqrt(K)).
 
     phi(x) = R^-1/2 exp(W x' - |x'|^2 / 2) with x' = x K^-1/4 (Choromanski et al.,
@@ -90,8 +90,56 @@ def favor_plus(projection):
 
     Args:
         projection: [R, K], from `orthogonal_projection`.
+        epsilon: added to each feature divided by exp(peak), where the peak of a query
+            is the largest entry of its W x'. Keys then need `favor_plus_keys`.
     """
-    return Partial(_favor_plus, _needed(projection, "favor_plus"))
+    projection = _needed(projection, "favor_plus")
+    if not epsilon:
+        return Partial(_favor_plus, projection)
+    return Partial(_favor_plus_epsilon, projection, epsilon)
+
+
+def favor_plus_keys(projection, *, epsilon):
+    """`favor_plus` of keys, relative to one peak for all of them; M = R.
+
+    Published implementations add epsilon so, and weights trained with it expect it
+    (1e-4 in performer-pytorch). As every key changes the peak, a causal order is none.
+
+    Args:
+        projection: [R, K].
+        epsilon: added to each feature divided by exp(peak).
+
+    Returns:
+        The map of what `append_peak` gives, [..., K + 1].
+    """
+    projection = _needed(projection, "favor_plus_keys")
+    return Partial(_favor_plus_keys, projection, epsilon)
+
+
+def append_peak(projection, key, mask=None):
+    """Keys with the largest entry of W x' over all of them as one more channel.
+
+    Args:
+        projection: [R, K].
+        key: [B, S, H, K].
+        mask: bool [B, S], True for keys that count; None is all.
+
+    Returns:
+        [B, S, H, K + 1], float32 or wider; the peak is a constant under
+        differentiation.
+    """
+    constant = jax.lax.stop_gradient(_scaled(key))
+
+    def largest(row):
+        logits = jnp.einsum("BSHK,K->BSH", constant, row.astype(constant.dtype))
+        if mask is not None:
+            logits = jnp.where(mask[..., None], logits, jnp.finfo(logits.dtype).min)
+        return jnp.max(logits, axis=1, keepdims=True)
+
+    # A few directions at a time: [B, S, H, R] would grow with the length.
+    peak = jax.lax.map(largest, jax.lax.stop_gradient(projection), batch_size=16)
+    peak = jnp.broadcast_to(jnp.max(peak, axis=0), key.shape[:-1])
+    return jnp.concatenate([key.astype(peak.dtype), peak[..., None]], axis=-1)
 
 
 def favor_hyperbolic(projection):
@@ -131,12 +179,27 @@ def elu_plus_one(projection=None):
     return Partial(_elu_plus_one, projection)
 
 
+def exponential(projection=None):
+    """exp(x), M = K: a softmax of each query over its channels.
+
+    With keys that are a softmax over the length in each channel, this is efficient
+    attention (Shen et al., 2021, eq. 4); it takes no projection.
+
+    Raises:
+        ValueError: a projection is given.
+    """
+    if projection is not None:
+        raise ValueError("exponential takes no projection; leave it None")
+    return Partial(_exponential)
+
+
 FEATURE_MAPS = {
     "favor_plus": favor_plus,
     "favor_hyperbolic": favor_hyperbolic,
     "relu": relu,
     "elu_plus_one": elu_plus_one,
     "trigonometric": trigonometric,
+    "exponential": exponential,
 }
 
 
@@ -159,10 +222,15 @@ def projection_rows(name, num_features):
     """Rows R of the projection that gives map `name` its M = `num_features`.
 
     Raises:
-        ValueError: no map has that name, or a map that uses each row twice is
-            asked for an odd number.
+        ValueError: no map has that name, a map that uses each row twice is asked for
+            an odd number, or one without a projection for any.
     """
     feature_map(name)
+    if name == "exponential":
+        raise ValueError(
+            f"exponential has one feature a channel and no projection: num_features "
+            f"{num_features} must be None"
+        )
     if name not in ("favor_hyperbolic", "trigonometric"):
         return num_features
     if num_features % 2:
@@ -210,6 +278,19 @@ def _favor_plus(projection, x):
     return jnp.exp(logits - peak[..., None]), log_scale
 
 
+def _favor_plus_epsilon(projection, epsilon, x):
+    values, log_scale = _favor_plus(projection, x)
+    # |x'|^2 / 2 stays with the features: what is added does not shrink with it.
+    values *= jnp.exp(-_half_square(_scaled(x)))[..., None]
+    return values + epsilon, None
+
+
+def _favor_plus_keys(projection, epsilon, x):
+    x, peak = _scaled(x[..., :-1]), x[..., -1]
+    exponents = _project(projection, x) - (_half_square(x) + peak)[..., None]
+    return jnp.exp(exponents) + epsilon, None
+
+
 def _favor_hyperbolic(projection, x):
     x = _scaled(x)
     logits = _project(projection, x)
@@ -238,3 +319,9 @@ def _elu_plus_one(projection, x):
     else:
         x = _project(projection, _scaled(x))
     return jax.nn.elu(x) + 1, None
+
+
+def _exponential(x):
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    peak = jax.lax.stop_gradient(jnp.max(x, axis=-1))
+    return jnp.exp(x - peak[..., None]), peak

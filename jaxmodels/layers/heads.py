@@ -30,19 +30,33 @@ class Memory:
     mask: jax.Array | None
 
 
-def check_heads(embed_dim, num_heads):
-    """Raises ValueError unless the heads share the width equally."""
+def head_width(embed_dim, num_heads, head_dim=None):
+    """K: `head_dim`, or the equal share of each head in the width where it is None.
+
+    Raises:
+        ValueError: the share is no whole number, or `head_dim` is below 1.
+    """
+    if head_dim is not None:
+        if head_dim < 1:
+            raise ValueError(f"head_dim {head_dim} must be at least 1, or None")
+        return head_dim
     if embed_dim % num_heads:
         raise ValueError(
             f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}; "
-            f"try embed_dim {-(-embed_dim // num_heads) * num_heads}"
+            f"try embed_dim {-(-embed_dim // num_heads) * num_heads}, or give head_dim"
         )
+    return embed_dim // num_heads
+
+
+def check_heads(embed_dim, num_heads, head_dim=None):
+    """Raises ValueError unless the heads have a width."""
+    head_width(embed_dim, num_heads, head_dim)
 
 
 def projections(module):
     """The modules query, key, value (D to H K) and out (H K to D)."""
-    check_heads(module.embed_dim, module.num_heads)
-    shape = module.num_heads, module.embed_dim // module.num_heads
+    width = head_width(module.embed_dim, module.num_heads, module.head_dim)
+    shape = module.num_heads, width
 
     def dense(features, scale=1.0, axis=-1):
         return nn.DenseGeneral(

@@ -1,5 +1,8 @@
 """Positions of tokens: learned, sinusoidal, rotary.
 
+"sinusoidal_rotary" adds sinusoids to the embedding and turns queries and keys as
+well; "none" leaves the order to causal attention.
+
 Shapes use B batch, T length, D width, H heads, K head width.
 """
 
@@ -7,7 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-SCHEMES = ("learned", "sinusoidal", "rotary")
+SCHEMES = ("learned", "sinusoidal", "rotary", "sinusoidal_rotary", "none")
+# What a scheme does beside a trained table.
+ADDS_SINUSOIDS = ("sinusoidal", "sinusoidal_rotary")
+TURNS_HEADS = ("rotary", "sinusoidal_rotary")
 
 
 def check_positions(scheme, embed_dim, head_dim):
@@ -16,15 +22,17 @@ def check_positions(scheme, embed_dim, head_dim):
         raise ValueError(
             f"unknown positions {scheme!r}; choose one of {', '.join(SCHEMES)}"
         )
-    name, width = {
-        "sinusoidal": ("embed_dim", embed_dim),
-        "rotary": ("the head width embed_dim / num_heads", head_dim),
-    }.get(scheme, ("", 0))
-    if width % 2:
-        raise ValueError(
-            f"{name} is {width}, and {scheme} positions turn pairs of channels; "
-            "make it even"
-        )
+    widths = []
+    if scheme in ADDS_SINUSOIDS:
+        widths.append(("embed_dim", embed_dim))
+    if scheme in TURNS_HEADS:
+        widths.append(("the head width head_dim", head_dim))
+    for name, width in widths:
+        if width % 2:
+            raise ValueError(
+                f"{name} is {width}, and {scheme} positions turn pairs of channels; "
+                "make it even"
+            )
 
 
 def segment_positions(segment_ids):

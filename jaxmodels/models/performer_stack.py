@@ -4,6 +4,7 @@ Shapes use B batch, T length, S context length, D width.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax
@@ -44,6 +45,8 @@ class PerformerLayer(nn.Module):
         activation: a name in `feed_forward.ACTIVATIONS` or `feed_forward.GATES`.
         match_params: shrinks a gated network to the parameters of a plain one.
         normalization: a name in `normalization.RESIDUALS`.
+        head_dim: width of a head; None is embed_dim / num_heads.
+        self_mlp: a feed-forward network between self- and cross-attention as well.
         rotary: turns queries and keys of the self-attention by their positions.
         use_bias: in every projection; the feed-forward network has biases anyway.
         out_scale: variance of what each part adds at first; 0 adds nothing.
@@ -56,6 +59,8 @@ class PerformerLayer(nn.Module):
     attention: AttentionSpec = AttentionSpec()
     cross_attention: AttentionSpec | None = None
     causal: bool = True
+    head_dim: int | None = None
+    self_mlp: bool = False
     dropout: float = 0.0
     activation: str = "geglu"
     match_params: bool = False
@@ -73,7 +78,16 @@ class PerformerLayer(nn.Module):
         heads = dict(
             embed_dim=self.embed_dim,
             num_heads=self.num_heads,
+            head_dim=self.head_dim,
             use_bias=self.use_bias,
+            out_scale=self.out_scale,
+            **dtypes,
+        )
+        mlp = functools.partial(
+            feed_forward.feed_forward,
+            self.mlp_dim,
+            self.activation,
+            match_params=self.match_params,
             out_scale=self.out_scale,
             **dtypes,
         )
@@ -86,19 +100,15 @@ class PerformerLayer(nn.Module):
             name="attention",
             **heads,
         )
+        if self.self_mlp:
+            self.self_mlp_norm, self.between = wrap(**dtypes), mlp(name="self_mlp")
         if self.cross_attention is not None:
             self.cross_attention_norm = wrap(**dtypes)
             self.cross = make_attention(
                 self.cross_attention, causal=False, name="cross_attention", **heads
             )
         self.mlp_norm = wrap(**dtypes)
-        self.mlp = feed_forward.feed_forward(
-            self.mlp_dim,
-            self.activation,
-            match_params=self.match_params,
-            out_scale=self.out_scale,
-            **dtypes,
-        )
+        self.mlp = mlp()
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(
@@ -174,6 +184,11 @@ class PerformerLayer(nn.Module):
 
     def _rest(self, x, memory, train=False):
         """What follows self-attention."""
+        if self.self_mlp:
+            y = self.drop(
+                self.between(self.self_mlp_norm.read(x)), deterministic=not train
+            )
+            x = self.self_mlp_norm.write(x, y)
         if memory is not None:
             y = self.cross.recall(memory, self.cross_attention_norm.read(x))
             y = self.drop(y, deterministic=not train)
@@ -200,6 +215,8 @@ class PerformerDecoder(nn.Module):
     num_layers: int
     attention: AttentionSpec = AttentionSpec()
     cross_attention: AttentionSpec | None = AttentionSpec(kind="linear")
+    head_dim: int | None = None
+    self_mlp: bool = False
     dropout: float = 0.0
     activation: str = "geglu"
     match_params: bool = False
@@ -212,27 +229,12 @@ class PerformerDecoder(nn.Module):
     param_dtype: str = "float32"
 
     def setup(self):
-        own = ("num_layers", "remat", "parent", "name")
-        fields = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in own
-        }
-        # Gains and kernels that are both zero would never get a gradient.
-        out_scale = 1.0 if self.normalization == "rezero" else 0.0
-        self.layers = PerformerLayer(causal=True, out_scale=out_scale, **fields)
-        self.final_norm = normalization.LayerNorm(
-            dtype=self.dtype, param_dtype=self.param_dtype
-        )
+        self.layers = _equal_blocks(self, causal=True)
+        self.final_norm = _final_norm(self)
 
     def __call__(self, x, context=None, **options):
         """[B, T, D] to [B, T, D]; arguments as in `PerformerLayer`."""
-
-        def block(layer, x, _):
-            return layer(x, context, **options), None
-
-        x, _ = self._scan(block)(self.layers, x, None)
-        return self.final_norm(x)
+        return _run(self, x, context, **options)
 
     def prefill(self, x, context=None, state=None, **options):
         """As `PerformerLayer.prefill`, the state stacked over the layers on axis 0."""
@@ -240,22 +242,95 @@ class PerformerDecoder(nn.Module):
         def block(layer, x, state):
             return layer.prefill(x, context, state, **options)
 
-        x, state = self._scan(block)(self.layers, x, state)
+        x, state = _scan(self, block)(self.layers, x, state)
         return self.final_norm(x), state
 
     def step(self, x, state, *, positions):
         def block(layer, x, state):
             return layer.step(x, state, positions=positions)
 
-        x, state = self._scan(block)(self.layers, x, state)
+        x, state = _scan(self, block)(self.layers, x, state)
         return self.final_norm(x), state
 
-    def _scan(self, block):
-        if self.remat:
-            block = nn.remat(block, prevent_cse=False)
-        return nn.scan(
-            block,
-            variable_axes={"params": 0, "projections": 0},
-            split_rngs={"params": True, "dropout": True},
-            length=self.num_layers,
-        )
+
+class PerformerEncoder(nn.Module):
+    """Bidirectional stack of equal blocks, and a final layer normalization.
+
+    Attributes: as in `PerformerDecoder`.
+    """
+
+    embed_dim: int
+    num_heads: int
+    mlp_dim: int
+    num_layers: int
+    attention: AttentionSpec = AttentionSpec(kind="linear")
+    head_dim: int | None = None
+    dropout: float = 0.0
+    activation: str = "geglu"
+    match_params: bool = False
+    normalization: str = "layer_norm"
+    rotary: bool = False
+    use_bias: bool = False
+    remat: bool = False
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    def setup(self):
+        self.layers = _equal_blocks(self, causal=False)
+        self.final_norm = _final_norm(self)
+
+    def __call__(self, x, *, positions=None, mask=None, segment_ids=None, train=False):
+        """[B, T, D] to [B, T, D]; arguments as in `PerformerLayer`.
+
+        Raises:
+            ValueError: segments, which linear attention cannot keep apart without an
+                order.
+        """
+        options = dict(positions=positions, mask=mask, segment_ids=segment_ids)
+        return _run(self, x, train=train, **options)
+
+
+def _equal_blocks(stack, causal):
+    """The block that a stack repeats, with the fields that both have."""
+    own = {field.name for field in dataclasses.fields(stack)} - {"parent", "name"}
+    fields = {
+        field.name: getattr(stack, field.name)
+        for field in dataclasses.fields(PerformerLayer)
+        if field.name in own
+    }
+    # Gains and kernels that are both zero would never get a gradient.
+    out_scale = 1.0 if stack.normalization == "rezero" else 0.0
+    return PerformerLayer(causal=causal, out_scale=out_scale, **fields)
+
+
+def _final_norm(stack):
+    return normalization.LayerNorm(dtype=stack.dtype, param_dtype=stack.param_dtype)
+
+
+def _run(stack, x, context=None, **options):
+    """All blocks and the final normalization."""
+
+    def block(layer, x, _):
+        return layer(x, context, **options), None
+
+    x, _ = _scan(stack, block)(stack.layers, x, None)
+    return stack.final_norm(x)
+
+
+def _scan(stack, block):
+    """`block` over the layers, compiled once."""
+    if stack.remat:
+        block = nn.remat(block, prevent_cse=False)
+    return nn.scan(
+        block,
+        variable_axes={"params": 0, "projections": 0},
+        split_rngs={"params": True, "dropout": True},
+        length=stack.num_layers,
+    )
+
+
+def stack_fields(model, stack):
+    """The fields of a model that the class of its stack has as well."""
+    own = {field.name for field in dataclasses.fields(model)} - {"parent", "name"}
+    names = {field.name for field in dataclasses.fields(stack)} & own
+    return {name: getattr(model, name) for name in names}

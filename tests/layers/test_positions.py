@@ -66,7 +66,7 @@ def test_a_position_past_the_table_is_nan_and_not_another_positions_vector():
     [
         (("learnt", 4, 2), "unknown positions 'learnt'; choose one of learned"),
         (("sinusoidal", 5, 5), "embed_dim is 5.* make it even"),
-        (("rotary", 6, 3), "head width embed_dim / num_heads is 3.* make it even"),
+        (("rotary", 6, 3), "head width head_dim is 3.* make it even"),
     ],
 )
 def test_schemes_that_do_not_fit_are_refused(arguments, message):
