@@ -33,6 +33,7 @@ STANDARD = {"__future__", "collections", "dataclasses", "difflib", "functools"} 
     "itertools",
     "math",
     "operator",
+    "os",
     "re",
     "typing",
     "warnings",

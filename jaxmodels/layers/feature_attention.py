@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers import feature_maps, heads, linear_attention
+from jaxmodels.layers import feature_maps, heads, linear_attention, linear_parallel
 
 
 class LinearAttention(nn.Module):
@@ -80,9 +80,9 @@ class LinearAttention(nn.Module):
         """
         if context is not None:
             return self.recall(self.remember(context, mask), x)
-        query, key, value = heads.project(self, x, positions)
+        query, key, value = heads.project(self, x, positions, cut=True)
         if self.causal:
-            out, _ = linear_attention.causal_linear_attention(
+            out, _ = linear_parallel.causal_linear_attention(
                 query,
                 key,
                 value,
@@ -103,10 +103,11 @@ class LinearAttention(nn.Module):
 
     def remember(self, context, mask=None):
         """The sum over the keys and values of `context`: its size has no S."""
-        return self._sum(heads.remember(self, context, mask))
+        return self._sum(heads.remember(self, context, mask, cut=True))
 
     def recall(self, memory, x):
-        return self.out(self._attend(memory, heads.project_query(self, x)))
+        query = heads.project_query(self, x, cut=True)
+        return self.out(self._attend(memory, query))
 
     def prefill(self, x, state=None, *, positions=None, mask=None):
         """Causal attention of [B, T, D] to itself and to what `state` has summed.
@@ -119,8 +120,8 @@ class LinearAttention(nn.Module):
         Returns:
             [B, T, D] and the state, whose size does not depend on T.
         """
-        query, key, value = heads.project(self, x, positions)
-        out, state = linear_attention.causal_linear_attention(
+        query, key, value = heads.project(self, x, positions, cut=True)
+        out, state = linear_parallel.causal_linear_attention(
             query,
             key,
             value,
@@ -133,7 +134,7 @@ class LinearAttention(nn.Module):
 
     def step(self, state, x, *, positions=None):
         """`prefill` of one token, x [B, 1, D], without the scan."""
-        query, key, value = heads.project(self, x, positions)
+        query, key, value = heads.project(self, x, positions, cut=True)
         state, out = linear_attention.linear_attention_step(
             state, query[:, 0], key[:, 0], value[:, 0], features=self._features()
         )
@@ -145,21 +146,23 @@ class LinearAttention(nn.Module):
         if self.feature_map == "exponential":
             key = _log_softmax(key, memory.mask)
         elif self.feature_map == "favor_plus" and self.epsilon:
-            projection = self.projection.value
+            projection = self._directions()
             key = feature_maps.append_peak(projection, key, memory.mask)
             features = feature_maps.favor_plus_keys(projection, epsilon=self.epsilon)
-        return linear_attention.key_value_state(
+        return linear_parallel.key_value_state(
             key, memory.value, features=features, mask=memory.mask
         )
 
     def _attend(self, state, query):
         """What each query reads of a state of `_sum`."""
-        return linear_attention.attend_to_state(state, query, features=self._features())
+        return linear_parallel.attend_to_state(state, query, features=self._features())
 
     def _features(self):
         options = {} if self.epsilon is None else {"epsilon": self.epsilon}
-        projection = None if self.projection is None else self.projection.value
-        return feature_maps.feature_map(self.feature_map)(projection, **options)
+        return feature_maps.feature_map(self.feature_map)(self._directions(), **options)
+
+    def _directions(self):
+        return None if self.projection is None else self.projection.value
 
 
 def _log_softmax(key, mask):

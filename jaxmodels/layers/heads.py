@@ -8,12 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxmodels.layers import linear_parallel
 from jaxmodels.layers.constraint import constrain
 from jaxmodels.layers.initialization import scaled_normal
 from jaxmodels.layers.positions import rotary
 
-# Attention mixes over the length, so each device holds it whole.
-AXES = ("batch", None, "heads", None)
 # Standard deviation of the first queries and keys, against 1 of their input. Random
 # features estimate the softmax well only while queries and keys are small (language
 # model of 0.4 M parameters, 200 steps, one run each: 2.74 bits per byte from 0.25,
@@ -80,8 +79,14 @@ def norm(module):
     return nn.RMSNorm(dtype=dtype, param_dtype=param_dtype, scale_init=start)
 
 
-def project(module, x, positions=None):
-    """Queries, keys and values of self-attention, each [B, T, H, K]."""
+def project(module, x, positions=None, *, cut=False):
+    """Queries, keys and values of self-attention, each [B, T, H, K].
+
+    Args:
+        positions: int [B, T], needed where `module.rotary`.
+        cut: the length may stay cut over devices, as linear attention takes it;
+            otherwise each of them holds it whole.
+    """
     query, key, value = module.query(x), module.key(x), module.value(x)
     if module.query_key_norm:
         query, key = module.query_norm(query), module.key_norm(key)
@@ -89,19 +94,24 @@ def project(module, x, positions=None):
         if positions is None:
             raise ValueError("rotary attention needs positions [B, T]")
         query, key = rotary(query, positions), rotary(key, positions)
-    return tuple(constrain(module, y, AXES) for y in (query, key, value))
+    return tuple(_place(module, y, cut) for y in (query, key, value))
 
 
-def project_query(module, x):
-    """Queries of cross-attention, [B, T, H, K]."""
+def project_query(module, x, *, cut=False):
+    """Queries of cross-attention, [B, T, H, K]; `cut` as in `project`."""
     query = module.query(x)
     query = module.query_norm(query) if module.query_key_norm else query
-    return constrain(module, query, AXES)
+    return _place(module, query, cut)
 
 
-def remember(module, context, mask):
-    """Keys and values of cross-attention."""
+def remember(module, context, mask, *, cut=False):
+    """Keys and values of cross-attention; `cut` as in `project`."""
     key, value = module.key(context), module.value(context)
     key = module.key_norm(key) if module.query_key_norm else key
-    key, value = (constrain(module, y, AXES) for y in (key, value))
+    key, value = (_place(module, y, cut) for y in (key, value))
     return Memory(key, value, mask)
+
+
+def _place(module, x, cut):
+    length = "length" if cut and linear_parallel.is_cut(x.shape[1]) else None
+    return constrain(module, x, ("batch", length, "heads", None))

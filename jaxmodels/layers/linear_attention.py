@@ -24,6 +24,7 @@ from jaxmodels.layers import linear_checks, linear_chunk, linear_scan, linear_su
 from jaxmodels.layers.feature_maps import (
     FEATURE_MAPS,
     elu_plus_one,
+    exponential,
     favor_hyperbolic,
     favor_plus,
     feature_map,
@@ -40,6 +41,7 @@ __all__ = [
     "attend_to_state",
     "causal_linear_attention",
     "elu_plus_one",
+    "exponential",
     "favor_hyperbolic",
     "favor_plus",
     "feature_map",
@@ -84,7 +86,7 @@ def initial_state(
     """
     value_dim = head_dim if value_dim is None else value_dim
     vector = jax.ShapeDtypeStruct((head_dim,), dtype)
-    values, _ = jax.eval_shape(_callable(features), vector)
+    values, _ = jax.eval_shape(feature_tree(features), vector)
     shape = batch_size, num_heads, value_dim + 1, values.shape[-1]
     return LinearAttentionState(
         sums=jnp.zeros(shape, dtype),
@@ -159,14 +161,20 @@ def causal_linear_attention(
         ValueError: shapes that do not fit, a mask that a sum cannot honour, a prefix
             together with segments or decays.
     """
-    linear_checks.shapes(query, key, value, same_length=True)
-    linear_checks.per_token(query, mask=mask, segment_ids=segment_ids)
-    linear_checks.gates(query, log_input, log_decay)
+    linear_checks.causal(
+        query,
+        key,
+        value,
+        log_input=log_input,
+        log_decay=log_decay,
+        mask=mask,
+        segment_ids=segment_ids,
+        prefix_lengths=prefix_lengths,
+    )
     linear_checks.normalizer(normalizer)
-    features = _callable(features)
+    features = feature_tree(features)
     state = _state(state, query, key, value, features)
     if prefix_lengths is not None:
-        linear_checks.prefix(query, prefix_lengths, segment_ids, log_decay)
         in_prefix = jnp.arange(query.shape[1]) < prefix_lengths[:, None]
         valid = jnp.ones_like(in_prefix) if mask is None else mask
         mask = valid & ~in_prefix
@@ -254,10 +262,8 @@ def key_value_state(
     Returns:
         `LinearAttentionState`.
     """
-    linear_checks.shapes(key, key, value, same_length=True)
-    linear_checks.per_token(key, mask=mask)
-    linear_checks.gates(key, log_input, None)
-    features = _callable(features)
+    linear_checks.keys(key, value, log_input=log_input, mask=mask)
+    features = feature_tree(features)
     state = _state(state, key, key, value, features)
     sums = linear_sum.sum_keys(
         Tokens(None, key, value, log_input, valid=mask),
@@ -281,10 +287,10 @@ def attend_to_state(state, query, *, features, dtype=None, chunk_size=256):
     Returns:
         [B, T, H, D], zero where nothing was summed.
     """
-    features = _callable(features)
+    features = feature_tree(features)
     linear_checks.shapes(query, query, query, same_length=True)
     value_dim = state.sums.shape[2] - 1
-    _check_state(state, (*query.shape[:1], query.shape[2], value_dim), query, features)
+    check_state(state, (*query.shape[:1], query.shape[2], value_dim), query, features)
     out = linear_sum.read_state(
         query,
         state.sums,
@@ -298,8 +304,8 @@ def _identity(x):
     return x, None
 
 
-def _callable(features):
-    """The feature map as a pytree whose arrays are leaves."""
+def feature_tree(features):
+    """The feature map, whatever function or None, as a pytree of its arrays."""
     if features is None:
         return jax.tree_util.Partial(_identity)
     if jax.tree_util.all_leaves([features]):
@@ -322,13 +328,14 @@ def _state(state, query, key, value, features):
             log_scale=state.log_scale + zero,
             segment=state.segment + zero[:, 0].astype(jnp.int32),
         )
-    _check_state(state, (batch_size, num_heads, value_dim), query, features)
+    check_state(state, (batch_size, num_heads, value_dim), query, features)
     return state.replace(
         sums=state.sums.astype(dtype), log_scale=state.log_scale.astype(dtype)
     )
 
 
-def _check_state(state, sizes, query, features):
+def check_state(state, sizes, query, features):
+    """Raises ValueError unless `state` fits B, H, D and the features of `query`."""
     batch_size, num_heads, value_dim = sizes
     fresh = jax.eval_shape(
         lambda: initial_state(

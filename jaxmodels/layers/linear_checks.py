@@ -12,6 +12,24 @@ HONOURED = (
 )
 
 
+def causal(
+    query, key, value, *, log_input, log_decay, mask, segment_ids, prefix_lengths
+):
+    """All arrays of a call of causal attention."""
+    shapes(query, key, value, same_length=True)
+    per_token(query, mask=mask, segment_ids=segment_ids)
+    gates(query, log_input, log_decay)
+    if prefix_lengths is not None:
+        prefix(query, prefix_lengths, segment_ids, log_decay)
+
+
+def keys(key, value, *, log_input, mask):
+    """All arrays of a sum over keys."""
+    shapes(key, key, value, same_length=True)
+    per_token(key, mask=mask)
+    gates(key, log_input, None)
+
+
 def shapes(query, key, value, *, same_length):
     shapes = f"query {query.shape}, key {key.shape}, value {value.shape}"
     if not query.ndim == key.ndim == value.ndim == 4:

@@ -5,7 +5,7 @@ over its whole chunk, or over the sequence, would let a later key change an earl
 output through rounding.
 
 Shapes use B batch, L length, H heads, K head width, D value width, M features,
-T queries and S keys of the chunk. Heads stand before time, values and state are
+T queries and S keys of the chunk. Heads stand before time and the state is
 value-major, so that every large product runs along contiguous features.
 """
 
@@ -19,6 +19,9 @@ Array = jax.Array
 NORMALIZERS = ("sum", "mlstm", None)
 # Stands for the logarithm of zero: finite, so that differences are never NaN.
 LOWEST = -1e30
+# Above so many keys a product whose left operand is transposed costs a CPU more time
+# than to transpose it first.
+_TRANSPOSED = 64
 
 
 class Tokens(NamedTuple):
@@ -63,7 +66,7 @@ class Chunk(NamedTuple):
 
     query: Array | None  # B H T K, None where only keys are summed
     key: Array  # B H S K
-    value: Array  # B H D+1 S, the last row ones
+    value: Array  # B H S D+1, the last column ones
     log_input: Array | None  # B H S
     log_decay: Array | None  # B H S
     valid: Array | None  # B 1 S
@@ -75,11 +78,19 @@ class Grid(NamedTuple):
 
     A step that would pass the end starts earlier (as `dynamic_slice` does by itself)
     and leaves out the tokens of the steps before it: those that are not `fresh`.
+
+    Attributes:
+        length, size, steps: L, C, and how many steps there are.
+        axis, part, parts: of arrays [B, L, H, ...], a step takes only part number
+            `part` of `parts` equal ones along `axis`, 0 (batch) or 2 (heads).
     """
 
     length: int
     size: int
     steps: int
+    axis: int = 2
+    part: int = 0
+    parts: int = 1
 
 
 def fresh(grid, index):
@@ -95,8 +106,18 @@ def heads_first(x):
     return jnp.swapaxes(x, 1, 2)
 
 
+def _window(x, grid, index):
+    """Start and sizes of what step `index` takes of [B, L, H, ...]."""
+    start, sizes = [0] * x.ndim, list(x.shape)
+    if grid.axis < x.ndim:
+        sizes[grid.axis] //= grid.parts
+        start[grid.axis] = grid.part * sizes[grid.axis]
+    start[1], sizes[1] = index * grid.size, grid.size
+    return start, sizes
+
+
 def _slice(x, grid, index):
-    return jax.lax.dynamic_slice_in_dim(x, index * grid.size, grid.size, axis=1)
+    return jax.lax.dynamic_slice(x, *_window(x, grid, index))
 
 
 def rows(x, grid, index):
@@ -114,8 +135,8 @@ def store(buffers, parts, grid, index, only_fresh=False):
         if new is not None:
             old = _slice(buffer, grid, index)
             part = jnp.where(new.reshape(-1, *[1] * (part.ndim - 2)), part, old)
-        start = index * grid.size
-        return jax.lax.dynamic_update_slice_in_dim(buffer, part, start, axis=1)
+        start, _ = _window(buffer, grid, index)
+        return jax.lax.dynamic_update_slice(buffer, part, start)
 
     return jax.tree.map(write, buffers, parts)
 
@@ -128,7 +149,7 @@ def load(tokens, grid, index):
         lambda x: heads_first(x.astype(dtype)),
         (tokens.query, tokens.key, tokens.log_input, tokens.log_decay),
     )
-    value = jnp.transpose(tokens.value.astype(dtype), (0, 2, 3, 1))
+    value = heads_first(tokens.value.astype(dtype))
     valid, starts, new = tokens.valid, tokens.starts, fresh(grid, index)
     if new is not None:
         whole = jnp.broadcast_to(new, tokens.key.shape[:2])
@@ -138,10 +159,10 @@ def load(tokens, grid, index):
     if valid is not None:
         # A weight of zero does not silence a NaN.
         key = jnp.where(valid[:, None, :, None], key, 0)
-        value = jnp.where(valid[:, None, None, :], value, 0)
+        value = jnp.where(valid[:, None, :, None], value, 0)
         valid = valid[:, None]
     run = None if starts is None else jnp.cumsum(starts, axis=1)[:, None]
-    value = jnp.concatenate([value, jnp.ones_like(value[:, :, :1])], axis=2)
+    value = jnp.concatenate([value, jnp.ones_like(value[..., :1])], axis=-1)
     return Chunk(query, key, value, log_input, log_decay, valid, run)
 
 
@@ -191,8 +212,12 @@ def _weights(chunk, log_input, log_scale, which=slice(None)):
 
 def _next_state(chunk, key, weights, carried, unit, state):
     """The state after the chunk; the gains are those of its last row."""
-    gained = chunk.value * weights[..., None, :]
-    sums = jnp.einsum("BHDS,BHSM->BHDM", gained, key)
+    if key.shape[2] > _TRANSPOSED:
+        gained = jnp.swapaxes(chunk.value, -1, -2) * weights[..., None, :]
+        sums = jnp.einsum("BHDS,BHSM->BHDM", gained, key)
+    else:
+        gained = chunk.value * weights[..., None]
+        sums = jnp.einsum("BHSD,BHSM->BHDM", gained, key)
     return State(state.sums * carried[..., None, None] + sums, unit)
 
 
@@ -214,7 +239,7 @@ def attend(features, chunk, state, normalizer):
     log_input = _total_input(log_key, chunk)
     weights, carried, unit = _weights(chunk, log_input, state.log_scale)
     scores = jnp.einsum("BHTM,BHSM->BHTS", query, key) * weights
-    mixed = jnp.einsum("BHTS,BHDS->BHTD", scores, chunk.value)
+    mixed = jnp.einsum("BHTS,BHSD->BHTD", scores, chunk.value)
     mixed += carried[..., None] * jnp.einsum("BHTM,BHDM->BHTD", query, state.sums)
     row_unit = unit if log_query is None else unit + log_query
     factors = row_factors(mixed[..., -1], row_unit, normalizer)
@@ -284,16 +309,15 @@ def pull_back(features, chunk, state, normalizer, d_rows, d_sums, flow):
     kept = weights[..., -1, :]
 
     scores = jnp.einsum("BHTM,BHSM->BHTS", query, key) * weights
-    d_value = jnp.einsum("BHTD,BHTS->BHDS", d_rows[..., :-1], scores)
-    from_state = jnp.einsum("BHDM,BHSM->BHDS", d_sums[..., :-1, :], key)
-    d_value += kept[..., None, :] * from_state
+    d_value = jnp.einsum("BHTS,BHTD->BHSD", scores, d_rows)
+    d_value += kept[..., None] * jnp.einsum("BHSM,BHDM->BHSD", key, d_sums)
 
-    d_scores = jnp.einsum("BHTD,BHDS->BHTS", d_rows, chunk.value) * weights
+    d_scores = jnp.einsum("BHTD,BHSD->BHTS", d_rows, chunk.value) * weights
     d_carried = d_rows * carried[..., None]
     d_query = jnp.einsum("BHTS,BHSM->BHTM", d_scores, key)
     d_query += jnp.einsum("BHTD,BHDM->BHTM", d_carried, state.sums)
     d_key = jnp.einsum("BHTS,BHTM->BHSM", d_scores, query)
-    d_key += kept[..., None] * jnp.einsum("BHDS,BHDM->BHSM", chunk.value, d_sums)
+    d_key += kept[..., None] * jnp.einsum("BHSD,BHDM->BHSM", chunk.value, d_sums)
     d_before = d_sums * carried[..., -1, None, None]
     d_before += jnp.einsum("BHTD,BHTM->BHDM", d_carried, query)
 
@@ -312,7 +336,7 @@ def pull_back(features, chunk, state, normalizer, d_rows, d_sums, flow):
     gradient = Tokens(
         query=pull_query((d_query, None if log_query is None else d_log_query))[0],
         key=pull_key((d_key, None if log_key is None else key_gain))[0],
-        value=jnp.swapaxes(d_value, -1, -2),
+        value=d_value[..., :-1],
         log_input=None if chunk.log_input is None else key_gain,
         log_decay=d_decay,
     )
@@ -330,7 +354,7 @@ def pull_back_sum(features, chunk, log_scale, d_sums):
     log_input = _total_input(log_key, chunk)
     weights, _, _ = _weights(chunk, log_input, log_scale, which=slice(-1, None))
     kept = weights[..., 0, :]
-    d_key = kept[..., None] * jnp.einsum("BHDS,BHDM->BHSM", chunk.value, d_sums)
+    d_key = kept[..., None] * jnp.einsum("BHSD,BHDM->BHSM", chunk.value, d_sums)
     d_value = jnp.einsum("BHDM,BHSM->BHSD", d_sums[..., :-1, :], key)
     key_gain = jnp.sum(key * d_key, axis=-1)
     return Tokens(

@@ -205,6 +205,7 @@ class PerformerDecoder(nn.Module):
     Attributes:
         remat: recomputes each block in the backward pass instead of storing what is
             inside it.
+        normalize_output: False leaves the final layer normalization out.
         others: as in `PerformerLayer`. At first every block is the identity: its last
             kernels are zeros, or with "rezero" its gains.
     """
@@ -224,6 +225,7 @@ class PerformerDecoder(nn.Module):
     rotary: bool = False
     use_bias: bool = False
     max_length: int | None = None
+    normalize_output: bool = True
     remat: bool = False
     dtype: str = "float32"
     param_dtype: str = "float32"
@@ -271,6 +273,7 @@ class PerformerEncoder(nn.Module):
     normalization: str = "layer_norm"
     rotary: bool = False
     use_bias: bool = False
+    normalize_output: bool = True
     remat: bool = False
     dtype: str = "float32"
     param_dtype: str = "float32"
@@ -304,6 +307,8 @@ def _equal_blocks(stack, causal):
 
 
 def _final_norm(stack):
+    if not stack.normalize_output:
+        return lambda x: x
     return normalization.LayerNorm(dtype=stack.dtype, param_dtype=stack.param_dtype)
 
 
@@ -323,7 +328,7 @@ def _scan(stack, block):
         block = nn.remat(block, prevent_cse=False)
     return nn.scan(
         block,
-        variable_axes={"params": 0, "projections": 0},
+        variable_axes={"params": 0, "projections": 0, "intermediates": 0},
         split_rngs={"params": True, "dropout": True},
         length=stack.num_layers,
     )

@@ -14,6 +14,8 @@ SLOW = pytest.mark.slow
 
 
 def make_features(name="favor_plus"):
+    if name == "exponential":
+        return la.exponential()
     rows = la.projection_rows(name, 12)
     projection = la.orthogonal_projection(jax.random.key(7), rows, WIDTH)
     return la.feature_map(name)(projection)
