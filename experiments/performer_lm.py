@@ -1,23 +1,12 @@
 """Causal language modelling with a Performer."""
 
-import dataclasses
-import inspect
-import math
-
 import jax
 import jax.numpy as jnp
 
-from experiments import settings
+from experiments import performer_common
 from jaxmodels.data import language
 from jaxmodels.losses.classification import language_model_loss
 from jaxmodels.models import performer
-from jaxmodels.train import metrics, optimizer, task
-
-LOSS_FIELDS = ("feature_redraw_interval",)
-TASK_FIELDS = ("ema_decay", "microbatches")
-# What the input pipeline is told by other sections, and what it is not told.
-ELSEWHERE = ("vocab_size", "num_eval_batches", "seed")
-LOADING = ("num_threads", "num_workers")
 
 
 def make_model(config):
@@ -37,62 +26,30 @@ def make_task(config):
     The projections of FAVOR+ are drawn anew before every
     `loss.feature_redraw_interval`-th update, and never where that is 0.
     """
-    model = make_model(config)
-    fields = dict(config.optimizer)
-    shared = {name: fields.pop(name) for name in TASK_FIELDS if name in fields}
 
-    def init(rng):
-        tokens = jnp.zeros((1, config.data.length), jnp.int32)
-        return {"model": model.init(rng, tokens)}
-
-    def loss_fn(params, collections, batch, rng, *, step, train):
-        own = collections["model"]
-        if train and config.loss.feature_redraw_interval:
-            own = redraw(own, step)
-        logits = model.apply(
-            {"params": params["model"], **own},
+    def loss(apply, batch):
+        logits = apply(
             batch["inputs"],
             positions=batch["positions"],
             segment_ids=batch["segment_ids"],
-            train=train,
-            rngs={"dropout": rng},
         )
-        loss, values = language_model_loss(
+        return language_model_loss(
             logits, batch["targets"], batch["weights"], batch["target_bytes"]
         )
-        return loss, (values, {"model": own})
 
-    def redraw(own, step):
-        # Keyed by the step alone: all microbatches of an update see the same features.
-        rng = jax.random.fold_in(jax.random.key(config.seed), step)
-        due = (step % config.loss.feature_redraw_interval == 0) & (step > 0)
-        return jax.lax.cond(
-            due, lambda own: performer.redraw(own, rng), lambda own: dict(own), own
-        )
-
-    return task.from_losses(
-        init,
-        {"model": loss_fn},
-        {"model": optimizer.make_optimizer(num_steps=config.num_steps, **fields)},
-        networks={"model": model},
-        summarize=summarize,
-        **shared,
+    return performer_common.task_of(
+        config,
+        make_model(config),
+        inputs=[jnp.zeros((1, config.data.length), jnp.int32)],
+        loss=loss,
+        summarize=performer_common.with_perplexity,
     )
-
-
-def summarize(totals):
-    """Means, and the perplexity of a token."""
-    values = metrics.means(totals)
-    return {**values, "perplexity": math.exp(min(values["loss"], 700.0))}
 
 
 def make_data(config):
     """Batches of the text that `config.data` names."""
-    return language.language_model_data(
-        vocab_size=config.model.vocab_size,
-        num_eval_batches=config.eval.num_batches,
-        seed=config.seed,
-        **{name: config.data[name] for name in config.data if name not in LOADING},
+    return performer_common.make_data(
+        config, language.language_model_data, vocab_size=config.model.vocab_size
     )
 
 
@@ -107,12 +64,17 @@ def abstract_batch(config):
 def check(config):
     """What is wrong with the config for this experiment, one line each."""
     spec = config.model.get("attention", {})
-    lines = _check_fields("model", config.model, performer.PerformerLM)
-    lines += _check_fields("model.attention", spec, performer.AttentionSpec)
-    lines += settings.check_names("loss", config.loss, LOSS_FIELDS, LOSS_FIELDS)
-    keywords = inspect.signature(language.language_model_data).parameters
-    known = [*(name for name in keywords if name not in ELSEWHERE), *LOADING]
-    lines += settings.check_names("data", config.data, known, ("batch_size", "length"))
+    lines = performer_common.check_fields("model", config.model, performer.PerformerLM)
+    lines += performer_common.check_fields(
+        "model.attention", spec, performer.AttentionSpec
+    )
+    lines += performer_common.check_loss(config)
+    lines += performer_common.check_data(
+        config,
+        language.language_model_data,
+        needed=("batch_size", "length"),
+        elsewhere=("vocab_size",),
+    )
     if lines:
         return lines
     lines = language.argument_errors(
@@ -121,19 +83,10 @@ def check(config):
         vocabulary=config.data.get("vocabulary", "bytes"),
         vocab_size=config.model.vocab_size,
     )
-    try:
-        limit = make_model(config).context_limit
-    except (TypeError, ValueError) as error:
-        return lines + [f"model: {line}" for line in str(error).splitlines()]
+    model, problems = performer_common.check_model(make_model, config)
+    limit = None if model is None else model.context_limit
     if limit is not None and config.data.length > limit:
-        lines.append(
+        problems.append(
             f"data.length {config.data.length} is longer than model.max_length {limit}"
         )
-    return lines
-
-
-def _check_fields(path, section, module):
-    """Holds a section against the fields of a dataclass or a module."""
-    fields = [f for f in dataclasses.fields(module) if f.name not in ("parent", "name")]
-    needed = [field.name for field in fields if field.default is dataclasses.MISSING]
-    return settings.check_names(path, section, [field.name for field in fields], needed)
+    return lines + problems

@@ -15,10 +15,22 @@ FILES = config_file.available()
 SIZES = [(path, size) for path in FILES for size in config_file.sizes(path)]
 # Parameters of every network together.
 COUNTS = {
+    "configs/performer/classify.py:tiny": 86_922,
+    "configs/performer/classify.py:small": 4_726_794,
+    "configs/performer/classify.py:medium": 26_244_106,
+    "configs/performer/classify.py:large": 203_563_018,
     "configs/performer/lm.py:tiny": 560_640,
     "configs/performer/lm.py:small": 4_273_664,
     "configs/performer/lm.py:medium": 25_337_856,
     "configs/performer/lm.py:large": 201_750_528,
+    "configs/performer/seq2seq.py:tiny": 331_520,
+    "configs/performer/seq2seq.py:small": 11_629_568,
+    "configs/performer/seq2seq.py:medium": 73_226_240,
+    "configs/performer/seq2seq.py:large": 486_363_136,
+    "configs/performer/summarization.py:tiny": 1_220_096,
+    "configs/performer/summarization.py:small": 13_562_880,
+    "configs/performer/summarization.py:medium": 64_903_168,
+    "configs/performer/summarization.py:large": 469_716_992,
 }
 
 

@@ -166,14 +166,18 @@ def open_dataset(dataset, data_dir=None):
     return builder.open_prepared(dataset, data_dir)
 
 
-def check_field(prepared, field):
-    """Raises `ConfigError` unless the records have an entry `field` that is text."""
+def check_field(prepared, field, label="text_field"):
+    """Raises `ConfigError` unless the records have an entry `field` that is text.
+
+    Args:
+        label: what messages call it.
+    """
     features = prepared.info.features
     # `Text` is a subclass of `Tensor` that holds one string.
     texts = [name for name in features if features[name].np_dtype == np.object_]
     if field not in texts:
         raise ConfigError(
-            f"text_field is {field!r}; {prepared.info.full_name} has the texts"
+            f"{label} is {field!r}; {prepared.info.full_name} has the texts"
             f" {', '.join(sorted(texts)) or '(none)'}"
         )
 
@@ -195,6 +199,7 @@ def make_vocabulary(kind, vocab_size, source, field, directory, policy):
 
     Args:
         source: records of the train split.
+        field: the entry of the records that is the text, or several.
         directory: where a trained vocabulary is kept.
         policy: keywords for `CheckedRecords`.
 
@@ -225,11 +230,15 @@ def make_vocabulary(kind, vocab_size, source, field, directory, policy):
 
 
 def _trained_vocabulary(vocab_size, source, field, directory, policy):
-    def text_of(record):
-        return tokens.text_of(record, field)
+    fields = (field,) if isinstance(field, str) else tuple(field)
+    # One field is kept under the name that it always had.
+    label = fields[0] if len(fields) == 1 else fields
+
+    def texts_of(record):
+        return [tokens.text_of(record, name) for name in fields]
 
     def write(folder):
-        checked = records.CheckedRecords(source, text_of, **policy)
+        checked = records.CheckedRecords(source, texts_of, **policy)
         # Texts in a scattered order, so that a sample of them is a fair one.
         order = grain.MapDataset.range(len(source)).shuffle(seed=0)
         places = tqdm.tqdm(
@@ -239,11 +248,12 @@ def _trained_vocabulary(vocab_size, source, field, directory, policy):
             disable=None,
             leave=False,
         )
-        texts = (checked.read(int(order[place])) for place in places)
-        trained = train_sentencepiece((t for t in texts if t is not None), vocab_size)
+        read = (checked.read(int(order[place])) for place in places)
+        texts = (text for found in read for text in found or ())
+        trained = train_sentencepiece(texts, vocab_size)
         (folder / "sentencepiece.model").write_bytes(trained.model)
 
-    key = json.dumps([tokens.FORMAT, source.identity, field, vocab_size])
+    key = json.dumps([tokens.FORMAT, source.identity, label, vocab_size])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     folder = cache.build_once(directory / f"sentencepiece-{vocab_size}-{digest}", write)
     return SentencePieceVocabulary((folder / "sentencepiece.model").read_bytes())
@@ -263,8 +273,8 @@ def bytes_of_ids(stream, vocab):
 def unigram_baseline(train, evaluation, vocab):
     """Bits per byte that a unigram byte model spends on the batches of `evaluation`.
 
-    The model is fitted to the train split with one added to each count; the end of a
-    document is its 257th symbol, which costs bits and stands for no byte.
+    The model is fitted to the train split; the end of a document is its 257th symbol,
+    which costs bits and stands for no byte.
     """
     rows = evaluation.rows
     if len(evaluation.chosen) == len(rows):
@@ -275,9 +285,20 @@ def unigram_baseline(train, evaluation, vocab):
             begin = row * rows.length
             targets = rows.stream.tokens[begin : begin + rows.length]
             counts += np.bincount(targets, minlength=vocab.vocab_size)
-    fitted = 1 + byte_counts(train.stream.counts, vocab)
+    return unigram_bits(train.stream.counts, counts, rows.target_bytes, vocab)
+
+
+def unigram_bits(train_counts, counts, target_bytes, vocab):
+    """Bits per byte of a unigram byte model.
+
+    Args:
+        train_counts, counts: [vocab_size], how often each id occurs in what the model
+            is fitted to, with one added for each symbol, and in what it is tried on.
+        target_bytes: [vocab_size], bytes that each id stands for.
+    """
+    fitted = 1 + byte_counts(train_counts, vocab)
     bits = -np.log2(fitted / fitted.sum()) @ byte_counts(counts, vocab)
-    return float(bits / max(counts @ rows.target_bytes.astype(np.float64), 1.0))
+    return float(bits / max(counts @ target_bytes.astype(np.float64), 1.0))
 
 
 def byte_counts(counts, vocab):

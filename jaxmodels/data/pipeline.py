@@ -8,7 +8,7 @@ ranks and still see every row as if it had not.
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import grain
 import numpy as np
@@ -54,6 +54,20 @@ def shard(batch_size, rank, ranks):
         raise ValueError(f"rank {rank} is not below {ranks} ranks")
     rows = batch_size // ranks
     return range(rank * rows, (rank + 1) * rows)
+
+
+class Rows(Protocol):
+    """Rows that batches are made of: `PackedText`, pairs of texts, labelled texts."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: list[int | None]) -> dict[str, np.ndarray]:
+        """Stacks rows; None gives a row of padding."""
+        ...
+
+    def names(self, row: int) -> list[str]:
+        """Names of the records that the row holds."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +121,7 @@ class PackedText:
 class TrainBatches:
     """Rows in an order that is shuffled anew each epoch, cut into batches."""
 
-    rows: PackedText
+    rows: Rows
     order: grain.MapDataset
     batch_size: int
 
@@ -138,7 +152,7 @@ def epoch_order(num_rows, seed):
 class EvalBatches:
     """Chosen rows in a fixed order, the last batch padded."""
 
-    rows: PackedText
+    rows: Rows
     chosen: np.ndarray
     batch_size: int
 

@@ -232,8 +232,12 @@ class CorpusConfig(tfds.core.BuilderConfig):
     corpus: Corpus | None = None
 
 
-def prepare_corpus(corpus, data_dir=None):
+def prepare_corpus(corpus, data_dir=None, builder_class=None):
     """Opens the data set of a corpus, building it when its content is new.
+
+    Args:
+        builder_class: a `CorpusBuilder`; by default the one that the corpus's name
+            stands for.
 
     Raises:
         ConfigError, StorageError: see `builder.prepare`.
@@ -245,11 +249,12 @@ def prepare_corpus(corpus, data_dir=None):
             len(corpus.skipped),
             corpus.skipped[0],
         )
+    builders = {"python_source": PythonSource, "text_folder": TextFolder}
+    builder_class = builder_class or builders[corpus.name]
     config = CorpusConfig(
         name=corpus.digest,
-        version=CorpusBuilder.VERSION,
+        version=builder_class.VERSION,
         description=f"{len(corpus.files)} text files of {corpus.root}",
         corpus=corpus,
     )
-    builders = {"python_source": PythonSource, "text_folder": TextFolder}
-    return builder.prepare(builders[corpus.name], config, data_dir)
+    return builder.prepare(builder_class, config, data_dir)

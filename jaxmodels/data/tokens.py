@@ -47,6 +47,11 @@ class TokenStream:
         """How often each id occurs, int64 [vocab_size]."""
         return np.load(self.directory / "counts.npy")
 
+    @property
+    def index(self):
+        """The record that each document came from, int64 [D], increasing."""
+        return np.load(self.directory / "index.npy", mmap_mode="r")
+
     @functools.cached_property
     def _names(self):
         path = self.directory / "names.json"
@@ -56,8 +61,7 @@ class TokenStream:
         """The name of a document, or the number of the record it came from."""
         if self._names is not None:
             return self._names[document]
-        index = np.load(self.directory / "index.npy", mmap_mode="r")
-        return f"{self.meta['source']}[{index[document]}]"
+        return f"{self.meta['source']}[{self.index[document]}]"
 
 
 def open_stream(directory):

@@ -53,8 +53,11 @@ def from_preprocessing(preprocessing):
         return ByteVocabulary()
     if entry.get("kind") == "sentencepiece":
         return SentencePieceVocabulary(base64.b64decode(entry["model"]))
+    if entry.get("kind") == "words":
+        return WordVocabulary(entry.get("words", ()))
     raise ConfigError(
-        f'the vocabulary kind {entry.get("kind")!r} is not "bytes" or "sentencepiece"'
+        f'the vocabulary kind {entry.get("kind")!r} is not "bytes", "sentencepiece" or'
+        ' "words"'
     )
 
 
@@ -166,7 +169,53 @@ class SentencePieceVocabulary:
         }
 
 
-Vocabulary = ByteVocabulary | SentencePieceVocabulary
+class WordVocabulary:
+    """Words out of a list, for a language of a few symbols. Id 0 ends a document.
+
+    Args:
+        words: different strings without blanks; they get the ids from 1 on.
+
+    Raises:
+        ConfigError: there is none, or one is empty, has a blank or stands there twice.
+    """
+
+    end_id = 0
+
+    def __init__(self, words):
+        self.words = tuple(words)
+        self._ids = {word: number for number, word in enumerate(self.words, 1)}
+        odd = [word for word in self.words if word.split() != [word]]
+        if odd or not self.words or len(self._ids) != len(self.words):
+            what = f"{odd[0]!r} is no word" if odd else "it takes some, each once"
+            raise ConfigError(f"a list of {len(self.words)} words: {what}")
+        self.vocab_size = len(self.words) + 1
+        self.dtype = token_dtype(self.vocab_size)
+        self.token_bytes = (b"", *(word.encode("utf-8") for word in self.words))
+
+    def encode(self, text):
+        """Ids of the words between blanks, [n] of `dtype`.
+
+        Raises:
+            ValueError: a word is not in the list.
+        """
+        try:
+            return np.asarray([self._ids[word] for word in text.split()], self.dtype)
+        except KeyError as error:
+            raise ValueError(
+                f"the word {error} is none of the {len(self.words)} known:"
+                f" {', '.join(self.words[:20])}"
+            ) from None
+
+    def decode(self, ids):
+        """The words with single blanks between them."""
+        kept = [number for number in np.asarray(ids).tolist() if number != self.end_id]
+        return " ".join(self.words[number - 1] for number in kept)
+
+    def to_json(self):
+        return {"kind": "words", "words": list(self.words)}
+
+
+Vocabulary = ByteVocabulary | SentencePieceVocabulary | WordVocabulary
 SPACE_BYTES = SentencePieceVocabulary.SPACE.encode("utf-8")
 
 

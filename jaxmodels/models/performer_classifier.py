@@ -69,20 +69,25 @@ class PerformerClassifier(nn.Module):
         super().__post_init__()
 
     def setup(self):
-        dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         self.embed = TokenEmbedding(
             self.vocab_size,
             self.embed_dim,
-            self.max_length,
-            self.positions,
-            self.embed_scale,
-            **dtypes,
+            max_length=self.max_length,
+            positions=self.positions,
+            scale=self.embed_scale,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
         )
         self.encoder = PerformerEncoder(
             rotary=performer_tokens.turns_heads(self.positions),
             **stack_fields(self, PerformerEncoder),
         )
-        self.head = Head(self.num_classes, use_bias=True, **dtypes)
+        self.head = Head(
+            self.num_classes,
+            use_bias=True,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(self, tokens, *, mask=None, train=False):

@@ -70,14 +70,14 @@ class PerformerLM(nn.Module):
         return performer_tokens.context_limit(self, self.attention)
 
     def setup(self):
-        dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         self.embed = TokenEmbedding(
             self.vocab_size,
             self.embed_dim,
-            self.max_length,
-            self.positions,
-            self.embed_scale,
-            **dtypes,
+            max_length=self.max_length,
+            positions=self.positions,
+            scale=self.embed_scale,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
         )
         rotary = performer_tokens.turns_heads(self.positions)
         if self.causal:
@@ -89,7 +89,12 @@ class PerformerLM(nn.Module):
             fields = stack_fields(self, PerformerEncoder)
             self.encoder = PerformerEncoder(rotary=rotary, **fields)
         if not self.tie_embeddings:
-            self.head = Head(self.vocab_size, self.use_bias, **dtypes)
+            self.head = Head(
+                self.vocab_size,
+                self.use_bias,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+            )
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(

@@ -4,6 +4,7 @@ Shapes use B batch, S source length, T target length, D width, V vocabulary.
 """
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -177,37 +178,41 @@ class PerformerSeq2Seq(nn.Module):
         return self.max_length if self.positions == "learned" else None
 
     def setup(self):
-        dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        table = self.max_length, self.positions, self.embed_scale
-        width = self.decoder.embed_dim
-        self.embed = TokenEmbedding(self.vocab_size, width, *table, **dtypes)
+        tokens = functools.partial(
+            TokenEmbedding,
+            max_length=self.max_length,
+            positions=self.positions,
+            scale=self.embed_scale,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        self.embed = tokens(self.vocab_size, self.decoder.embed_dim)
         if self.source_vocab_size is None:
             self.embed_source = self.embed
         else:
-            self.embed_source = TokenEmbedding(
-                self.source_vocab_size,
-                self.encoder.embed_dim,
-                *table,
-                name="source_embed",
-                **dtypes,
+            self.embed_source = tokens(
+                self.source_vocab_size, self.encoder.embed_dim, name="source_embed"
             )
-        rotary = performer_tokens.turns_heads(self.positions)
         self.transformer = EncoderDecoderTransformer(
-            *(
-                stack(
-                    rotary=rotary,
-                    parent=None,
-                    **stack_fields(self, stack) | stack_fields(sizes, stack),
-                )
-                for stack, sizes in (
-                    (PerformerEncoder, self.encoder),
-                    (PerformerDecoder, self.decoder),
-                )
-            )
+            self._stack(PerformerEncoder, self.encoder),
+            self._stack(PerformerDecoder, self.decoder),
         )
         if not self.tie_embeddings:
-            self.head = Head(self.vocab_size, self.use_bias, **dtypes)
+            self.head = Head(
+                self.vocab_size,
+                self.use_bias,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+            )
         self.drop = nn.Dropout(self.dropout)
+
+    def _stack(self, kind, sizes):
+        """An encoder or a decoder, for the module that will own it."""
+        return kind(
+            rotary=performer_tokens.turns_heads(self.positions),
+            parent=None,
+            **stack_fields(self, kind) | stack_fields(sizes, kind),
+        )
 
     def __call__(
         self, source, target, *, source_mask=None, target_mask=None, train=False

@@ -131,7 +131,30 @@ def test_a_vocabulary_smaller_than_the_bytes_is_a_config_error():
 def test_broken_models_and_unknown_kinds_are_config_errors():
     with pytest.raises(ConfigError, match="7 bytes are no SentencePiece model"):
         vocabulary.SentencePieceVocabulary(b"garbage")
-    with pytest.raises(ConfigError, match="kind 'words' is not \"bytes\" or"):
-        vocabulary.from_preprocessing({"vocabulary": {"kind": "words"}})
+    with pytest.raises(ConfigError, match="kind 'syllables' is not \"bytes\", "):
+        vocabulary.from_preprocessing({"vocabulary": {"kind": "syllables"}})
     with pytest.raises(ConfigError, match="kind None is not"):
         vocabulary.from_preprocessing({})
+
+
+def test_words_come_back_with_single_blanks():
+    words = vocabulary.WordVocabulary(["[MAX", "1", "]"])
+    ids = words.encode("  [MAX 1\n1 ] ")
+    assert ids.tolist() == [1, 2, 2, 3] and ids.dtype == np.uint8
+    assert words.decode([*ids, words.end_id, 0]) == "[MAX 1 1 ]"
+    assert words.vocab_size == len(words.token_bytes) == 4
+    again = vocabulary.from_preprocessing({"vocabulary": words.to_json()})
+    assert vocabulary.digest(again) == vocabulary.digest(words)
+    assert len(words.encode("")) == 0
+
+
+def test_a_word_that_is_not_in_the_list_is_a_value_error():
+    words = vocabulary.WordVocabulary(["a", "b"])
+    with pytest.raises(ValueError, match="the word 'c' is none of the 2 known: a, b"):
+        words.encode("a c")
+
+
+@pytest.mark.parametrize("words", [["a", "a"], ["a b"], [""], []])
+def test_a_list_that_holds_no_different_words_is_a_config_error(words):
+    with pytest.raises(ConfigError, match="a list of . words"):
+        vocabulary.WordVocabulary(words)

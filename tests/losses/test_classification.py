@@ -5,7 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.losses.classification import language_model_loss, token_cross_entropy
+from jaxmodels.losses.classification import (
+    classification_loss,
+    language_model_loss,
+    token_cross_entropy,
+)
 
 PROBABILITIES = jnp.array([[[0.5, 0.5], [0.25, 0.75]], [[0.9, 0.1], [0.2, 0.8]]])
 TARGETS = jnp.array([[0, 1], [1, 1]])
@@ -75,3 +79,44 @@ def test_shapes_that_would_broadcast_are_refused():
         language_model_loss(jnp.log(PROBABILITIES), TARGETS, jnp.ones((2, 1)))
     with pytest.raises(AssertionError):
         token_cross_entropy(jnp.log(PROBABILITIES), TARGETS[:1])
+
+
+CLASS_LOGITS = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [0.2, 0.7, 0.1]]))
+CLASSES = jnp.array([0, 1, 2])
+
+
+def test_class_metrics_by_hand():
+    weights = jnp.array([1.0, 1.0, 0.0])
+    loss, metrics = classification_loss(CLASS_LOGITS + 3.0, CLASSES, weights)
+    nats = -math.log(0.5) - math.log(0.1)
+    np.testing.assert_allclose(loss, nats / 2, rtol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], (nats, 2.0), rtol=1e-6)
+    np.testing.assert_allclose(metrics["accuracy"], (1.0, 2.0))
+
+
+def test_smoothing_is_cross_entropy_to_the_mixed_targets_and_leaves_metrics_alone():
+    ones, share = jnp.ones(3), 0.3
+    loss, metrics = classification_loss(
+        CLASS_LOGITS, CLASSES, ones, label_smoothing=share
+    )
+    targets = (1 - share) * np.eye(3) + share / 3
+    expected = -(targets * np.asarray(CLASS_LOGITS)).sum(axis=1).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    assert metrics == classification_loss(CLASS_LOGITS, CLASSES, ones)[1]
+
+
+def test_classes_of_no_weight_at_all_cost_nothing():
+    loss, metrics = classification_loss(CLASS_LOGITS, CLASSES, jnp.zeros(3))
+    assert loss == 0.0 and metrics["loss"] == (0.0, 0.0)
+
+
+def test_a_smoothing_of_one_is_a_value_error():
+    with pytest.raises(ValueError, match="label_smoothing 1.0 must be at least 0"):
+        classification_loss(CLASS_LOGITS, CLASSES, jnp.ones(3), label_smoothing=1.0)
+
+
+def test_classes_and_examples_that_do_not_match_are_refused():
+    with pytest.raises(AssertionError):
+        classification_loss(CLASS_LOGITS, CLASSES[:, None], jnp.ones((3, 1)))
+    with pytest.raises(AssertionError):
+        classification_loss(CLASS_LOGITS, CLASSES, jnp.ones(1))

@@ -1,4 +1,5 @@
-import functools
+"""The command that generates text, on runs of both kinds of models."""
+
 import re
 
 import jax
@@ -9,197 +10,27 @@ import pytest
 from jaxmodels.data.vocabulary import ByteVocabulary
 from jaxmodels.models.performer import AttentionSpec, PerformerLM
 from jaxmodels.pipelines import generate as generation
-from jaxmodels.pipelines.generate import generate, generate_text, sample
-from jaxmodels.train import checkpoint, model_file, state
+from jaxmodels.pipelines.generate import (
+    generate,
+    generate_targets,
+    generate_text,
+    load,
+)
 from jaxmodels.train.errors import ConfigError
+from tests.pipelines import small_runs
 from tests.variables import random_variables
-
-VOCAB = 11
-SPECS = {
-    "linear": AttentionSpec(num_features=6, chunk_size=4),
-    "softmax": AttentionSpec(kind="softmax"),
-}
-
-
-@functools.cache
-def build(kind="linear", **fields):
-    sizes = dict(embed_dim=8, num_heads=2, mlp_dim=12, num_layers=2, max_length=12)
-    fields = {"vocab_size": VOCAB, **sizes, **fields}
-    model = PerformerLM(**fields, attention=SPECS[kind])
-    sample_tokens = jnp.zeros((1, 3), jnp.int32)
-    return model, random_variables(model, sample_tokens)
-
-
-def prompt():
-    return np.array([[3, 1, 4], [1, 5, 9]], np.int32)
-
-
-@pytest.mark.parametrize("kind", SPECS)
-def test_greedy_decoding_equals_the_argmax_of_repeated_full_passes(kind):
-    model, variables = build(kind)
-    full = jax.jit(model.apply)
-    tokens = np.zeros((2, 12), np.int32)
-    tokens[:, :3] = prompt()
-    for end in range(3, 12):
-        tokens[:, end] = full(variables, tokens)[:, end - 1].argmax(axis=-1)
-    got = generate(
-        model, variables, prompt(), jax.random.key(0), max_tokens=9, temperature=0
-    )
-    assert got.dtype == jnp.int32
-    np.testing.assert_array_equal(got, tokens[:, 3:])
-
-
-def test_a_cold_or_narrow_distribution_is_greedy():
-    model, variables = build()
-    run = functools.partial(
-        generate, model, variables, prompt(), jax.random.key(3), max_tokens=9
-    )
-    greedy = run(temperature=0)
-    np.testing.assert_array_equal(run(temperature=1e-30), greedy)
-    np.testing.assert_array_equal(run(top_k=1, top_p=1e-6), greedy)
-    assert (run(temperature=5.0) != greedy).any()
-
-
-def test_samples_follow_their_key():
-    model, variables = build()
-
-    def draw(seed):
-        return generate(model, variables, prompt(), jax.random.key(seed), max_tokens=9)
-
-    np.testing.assert_array_equal(draw(0), draw(0))
-    assert (draw(0) != draw(1)).any()
-
-
-PROBABILITIES = np.array([0.1, 0.4, 0.2, 0.25, 0.05])
-
-
-def draws(**limits):
-    rngs = jax.random.split(jax.random.key(0), 2000)
-    logits = jnp.log(PROBABILITIES)[None] + 3.0
-    limits = {name: jnp.asarray(value) for name, value in limits.items()}
-    temperature = limits.pop("temperature", 1.0)
-    one = functools.partial(sample, temperature=temperature, **limits)
-    return np.asarray(jax.vmap(lambda rng: one(logits, rng)[0])(rngs))
-
-
-@pytest.mark.parametrize(
-    ("limits", "support"),
-    [
-        ({}, {0, 1, 2, 3, 4}),
-        ({"top_k": 1}, {1}),
-        ({"top_k": 3}, {1, 3, 2}),
-        ({"top_k": 99}, {0, 1, 2, 3, 4}),
-        ({"top_p": 0.39}, {1}),
-        ({"top_p": 0.41}, {1, 3}),
-        ({"top_p": 0.8}, {1, 3, 2}),
-        ({"top_p": 1e-9}, {1}),
-        # Of the two most likely, .4 / .65 = .62 belongs to the first.
-        ({"top_k": 2, "top_p": 0.6}, {1}),
-        ({"top_k": 2, "top_p": 0.63}, {1, 3}),
-    ],
-)
-def test_top_k_and_top_p_leave_their_support_and_its_proportions(limits, support):
-    drawn = draws(**limits)
-    assert set(drawn) == support
-    kept = np.where(np.isin(np.arange(5), list(support)), PROBABILITIES, 0)
-    frequency = np.bincount(drawn, minlength=5) / drawn.size
-    np.testing.assert_allclose(frequency, kept / kept.sum(), atol=0.04)
-
-
-def test_temperature_sharpens_the_distribution():
-    frequency = np.bincount(draws(temperature=0.5), minlength=5) / 2000
-    np.testing.assert_allclose(
-        frequency, PROBABILITIES**2 / (PROBABILITIES**2).sum(), atol=0.04
-    )
-
-
-def test_of_equal_tokens_top_k_keeps_exactly_k():
-    rngs = jax.random.split(jax.random.key(0), 200)
-    drawn = jax.vmap(lambda rng: sample(jnp.zeros((1, 5)), rng, 1.0, 2)[0])(rngs)
-    assert set(np.asarray(drawn)) == {0, 1}
-
-
-def test_a_row_stays_at_its_end_and_leaves_the_others_alone():
-    model, variables = build()
-    run = functools.partial(
-        generate,
-        model,
-        variables,
-        prompt(),
-        jax.random.key(0),
-        max_tokens=9,
-        temperature=3.0,
-    )
-    free = np.asarray(run())
-    # An id that the first row draws, and the second does not or draws later.
-    end = int(free[0, 2])
-    stopped = np.asarray(run(end_id=end))
-    for before, after in zip(free, stopped, strict=True):
-        first = list(before).index(end) if end in before else 9
-        np.testing.assert_array_equal(after[:first], before[:first])
-        assert (after[first:] == end).all()
-
-
-def test_a_padded_prompt_continues_as_the_prompt_alone():
-    model, variables = build()
-    padded = np.array([[3, 1, 4, 7, 7], [2, 3, 1, 5, 9]], np.int32)
-    mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
-    run = functools.partial(generate, model, variables, max_tokens=7, temperature=0)
-    both = run(padded, jax.random.key(0), prompt_mask=mask)
-    alone = run(padded[:1, :3], jax.random.key(0))
-    np.testing.assert_array_equal(both[:1], alone)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"max_tokens": 10},
-            "3 tokens and 10 new ones make 13, .* max_length 12; .* 9",
-        ),
-        ({"max_tokens": 0}, "max_tokens 0 must be at least 1"),
-        ({"temperature": -1.0}, "temperature -1.0 must be at least 0"),
-        ({"temperature": float("nan")}, "temperature nan must be at least 0"),
-        ({"top_k": 0}, "top_k 0 must be at least 1"),
-        ({"top_p": 0.0}, "top_p 0.0 must be above 0"),
-        ({"top_p": 1.5}, "top_p 1.5 must be above 0 and at most 1"),
-        ({"prompt_tokens": np.zeros((1, 0), int)}, "at least one row and one token"),
-        (
-            {"prompt_mask": np.ones((2, 2), bool)},
-            r"prompt_mask of shape \(2, 2\) is no",
-        ),
-        (
-            {"prompt_mask": np.array([[True] * 3, [False] * 3])},
-            "row 1 of prompt_mask leaves no token",
-        ),
-    ],
-)
-def test_arguments_out_of_range_are_refused_before_anything_runs(change, message):
-    model, _ = build()
-    arguments = {"prompt_tokens": prompt(), "max_tokens": 5, **change}
-    with pytest.raises(ConfigError, match=message):
-        generate(model, {}, rng=jax.random.key(0), **arguments)
-
-
-def test_a_model_without_a_bound_decodes_past_max_length():
-    model, variables = build(positions="rotary")
-    got = generate(model, variables, prompt(), jax.random.key(0), max_tokens=20)
-    assert got.shape == (2, 20)
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """A run that holds a language model over bytes."""
-    path = tmp_path_factory.mktemp("run")
-    model, variables = build(vocab_size=256, max_length=64)
-    preprocessing = {"vocabulary": ByteVocabulary().to_json()}
-    model_file.write(path, {"model": model}, preprocessing)
-    projections = {"model": {"projections": variables["projections"]}}
-    run = state.start({"model": variables["params"]}, {}, {}, projections)
-    saver = checkpoint.Checkpoints(path / "checkpoints")
-    saver.save(run, wait=True)
-    saver.close()
-    return path
+    return small_runs.write_language_model(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """A run that holds a model of pairs of bytes."""
+    return small_runs.write_pairs(tmp_path_factory.mktemp("pairs"))
 
 
 def command(capsys, *arguments):
@@ -212,7 +43,7 @@ def test_the_command_prints_what_the_library_generates(workdir, capsys):
     arguments = ["--checkpoint", workdir, "--prompt", "def ", "--max_tokens", 9]
     code, out, err = command(capsys, *arguments, "--seed", 4, "--num_samples", 2)
     assert (code, err) == (0, "")
-    model, variables = build(vocab_size=256, max_length=64)
+    model, variables = small_runs.language_model()
     texts = generate_text(
         model,
         variables,
@@ -230,7 +61,7 @@ def test_the_command_prints_what_the_library_generates(workdir, capsys):
 def test_an_empty_prompt_starts_a_document(workdir, capsys):
     code, out, _ = command(capsys, "--checkpoint", workdir, "--temperature", 0)
     assert code == 0
-    model, variables = build(vocab_size=256, max_length=64)
+    model, variables = small_runs.language_model()
     ids = generate(
         model,
         variables,
@@ -259,6 +90,10 @@ def test_an_empty_prompt_starts_a_document(workdir, capsys):
         (["--prompt", "a\0b"], "the prompt cannot be encoded: .*NUL"),
         (["--checkpoint", "no/such/run"], "there is no model.json in no/such/run"),
         (["--promt", "x"], "unrecognized arguments: --promt"),
+        (["--beam_size", "0"], "beam_size 0 must be at least 1"),
+        (["--length_penalty", "1"], "length_penalty needs a beam_size above 1"),
+        (["--beam_size", "2", "--top_k", "3"], "beam_size 2 .* leave out top_k"),
+        (["--beam_size", "2", "--num_samples", "3"], "num_samples 3 is more than"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_exit_code_64(
@@ -268,3 +103,68 @@ def test_a_wrong_command_is_one_line_and_exit_code_64(
     assert (code, out) == (64, "")
     assert len(err.splitlines()) == 1
     assert re.match(f"error: .*{message}", err)
+
+
+def test_the_command_turns_a_source_into_its_target(pairs, capsys):
+    model, variables, form = load(pairs)
+    (greedy,) = generate_targets(
+        model, variables, form, ["abc"], jax.random.key(0), temperature=0
+    )
+    code, out, err = command(capsys, "--checkpoint", pairs, "--prompt", "abc")
+    assert (code, err) == (0, "")
+    assert out == form.vocabulary.decode(greedy[0]) + "\n"
+    assert greedy.shape == (1, small_runs.TARGET_LENGTH)
+    one_beam = command(
+        capsys, "--checkpoint", pairs, "--prompt", "abc", "--beam_size", 1
+    )
+    assert one_beam == (code, out, err)
+
+
+def test_the_command_prints_the_best_of_a_beam(pairs, capsys):
+    model, variables, form = load(pairs)
+    (found,) = generate_targets(
+        model,
+        variables,
+        form,
+        ["abc"],
+        jax.random.key(0),
+        beam_size=3,
+        length_penalty=1.0,
+        num_samples=2,
+    )
+    arguments = ["--beam_size", 3, "--length_penalty", 1, "--num_samples", 2]
+    code, out, _ = command(capsys, "--checkpoint", pairs, "--prompt", "abc", *arguments)
+    assert code == 0
+    texts = [form.vocabulary.decode(row) for row in found]
+    assert out == texts[0] + "\n" + "-" * 72 + "\n" + texts[1] + "\n"
+
+
+def test_of_a_long_source_the_beginning_is_read_and_said_so(pairs, capsys):
+    arguments = ["--checkpoint", pairs, "--prompt"]
+    code, out, err = command(capsys, *arguments, "abcdefgh")
+    assert code == 0
+    assert err == "warning: of the 8 tokens of the source the first 5 are read\n"
+    assert command(capsys, *arguments, "abcde") == (0, out, "")
+
+
+def test_an_empty_source_is_refused(pairs, capsys):
+    code, _, err = command(capsys, "--checkpoint", pairs)
+    assert (code, err[:27]) == (64, "error: --prompt is empty; g")
+    with pytest.raises(ConfigError, match="source 1 is empty"):
+        generate_targets(*load(pairs), ["a", ""], jax.random.key(0))
+
+
+def test_a_model_that_sees_the_future_generates_nothing(tmp_path):
+    spec = AttentionSpec(kind="linear", num_features=6)
+    model = PerformerLM(256, 8, 2, 12, 2, 12, attention=spec, causal=False)
+    variables = random_variables(model, jnp.zeros((1, 3), jnp.int32))
+    small_runs.write(tmp_path, model, variables, small_runs.LM_PREPROCESSING)
+    with pytest.raises(ConfigError, match="holds 0 models that generate text"):
+        load(tmp_path)
+
+
+def test_a_vocabulary_of_another_size_is_told(tmp_path):
+    model, variables = small_runs.pairs_model(vocab_size=300)
+    small_runs.write(tmp_path, model, variables, small_runs.PAIRS_PREPROCESSING)
+    with pytest.raises(ConfigError, match="has 300 ids and its vocabulary 256"):
+        load(tmp_path)
