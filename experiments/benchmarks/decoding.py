@@ -1,0 +1,198 @@
+"""Tokens a second while decoding, after a short and a long context.
+
+python -m experiments.benchmarks.decoding --output results/decoding
+
+`PerformerLM.step` with linear attention keeps a state of fixed size; with softmax
+attention, for contrast, a cache of the whole context. Writes decoding.json and
+README.md to the output folder.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import sys
+import time
+
+from experiments.benchmarks import measure, report
+
+MODULE = "experiments.benchmarks.decoding"
+KINDS = ("causal_linear", "softmax")
+# Where the cache of softmax attention is filled without reading a prompt.
+PROMPT = 8
+
+
+def parse(argv=None):
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {MODULE}",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--output", default="results/decoding", help="folder to write to")
+    add("--contexts", default="1024,65536", help="tokens before, with commas")
+    add("--kinds", default=",".join(KINDS), help="attention kinds, with commas")
+    add("--size", default="small", help="of configs/performer/lm.py")
+    add("--batch", type=int, default=1)
+    add("--steps", type=int, default=64, help="tokens decoded in a run")
+    add("--rounds", type=int, default=11)
+    arguments = parser.parse_args(argv)
+    arguments.kinds = arguments.kinds.split(",")
+    unknown = set(arguments.kinds) - set(KINDS)
+    if unknown:
+        known = ", ".join(KINDS)
+        parser.error(f"--kinds: unknown {', '.join(sorted(unknown))}; known: {known}")
+    try:
+        arguments.contexts = sorted(int(n) for n in arguments.contexts.split(","))
+    except ValueError:
+        parser.error(f"--contexts {arguments.contexts}: give integers such as 1024")
+    return arguments
+
+
+def prepare(kind, context, *, size, batch_size, steps):
+    """Greedy decoding of `steps` tokens after `context` as a `measure.Prepared`.
+
+    The linear state is that of a prompt of `context` random tokens. The cache of
+    softmax attention is as large and as full as that prompt would leave it; reading it
+    takes memory that is quadratic in the context.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from experiments import performer_lm
+    from experiments.benchmarks import training_forms
+
+    chosen = training_forms.config(size, context + steps, batch_size)
+    chosen.model.attention.kind = kind
+    model = performer_lm.make_model(chosen)
+    shape = batch_size, context if kind == "causal_linear" else PROMPT
+    tokens = jax.random.randint(jax.random.key(1), shape, 0, model.vocab_size)
+    variables = jax.jit(model.init)(jax.random.key(0), tokens[:, :PROMPT])
+    prefill = jax.jit(lambda v, t: model.apply(v, t, method="prefill"))
+    logits, state = prefill(variables, tokens)
+    if kind == "softmax":
+        state = filled(state, context)
+
+    @jax.jit
+    def decode(variables, state, token):
+        def step(carry, _):
+            state, token = carry
+            logits, state = model.apply(variables, state, token, method="step")
+            return (state, jnp.argmax(logits, axis=-1)), token
+
+        carry, drawn = jax.lax.scan(step, (state, token), None, length=steps)
+        return drawn, jnp.isfinite(carry[1]).all()
+
+    arguments = variables, state, jnp.argmax(logits[:, -1], axis=-1)
+    compiled = decode.lower(*arguments).compile()
+    state_bytes = sum(x.nbytes for x in jax.tree.leaves(state.layers))
+    return measure.Prepared(
+        lambda: jax.block_until_ready(compiled(*arguments)),
+        facts={"state_bytes": state_bytes},
+    )
+
+
+def filled(state, context):
+    """A decoding state whose caches hold `context` tokens."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxmodels.layers.attention import KeyValueCache
+
+    def fill(cache):
+        there = jnp.arange(cache.valid.shape[-1]) < context
+        return dataclasses.replace(
+            cache,
+            valid=jnp.broadcast_to(there, cache.valid.shape),
+            length=jnp.full_like(cache.length, context),
+        )
+
+    def is_cache(x):
+        return isinstance(x, KeyValueCache)
+
+    layers = jax.tree.map(
+        lambda x: fill(x) if is_cache(x) else x, state.layers, is_leaf=is_cache
+    )
+    return state.replace(layers=layers, position=jnp.full_like(state.position, context))
+
+
+def run(argv, arguments):
+    """Measures everything; returns what `decoding.json` holds."""
+    start = time.monotonic()
+    prepared = {
+        (kind, context): prepare(
+            kind,
+            context,
+            size=arguments.size,
+            batch_size=arguments.batch,
+            steps=arguments.steps,
+        )
+        for kind in arguments.kinds
+        for context in arguments.contexts
+    }
+    runs = {key: value.run for key, value in prepared.items()}
+    for each in runs.values():
+        each()
+    samples = measure.interleave(runs, dict.fromkeys(runs, arguments.rounds))
+    rows = []
+    for (kind, context), own in samples.items():
+        shortest = samples[kind, arguments.contexts[0]]
+        seconds = statistics.median(one.wall for one in own)
+        rows.append(
+            {
+                "kind": kind,
+                "context": context,
+                "tokens_per_second": arguments.batch * arguments.steps / seconds,
+                "speed_ratio": 1 / measure.median_ratio(own, shortest),
+                "rounds": len(own),
+                **prepared[kind, context].facts,
+            }
+        )
+    return {
+        "command": " ".join(["python", "-m", MODULE, *argv]),
+        "machine": measure.machine(),
+        "size": arguments.size,
+        "batch_size": arguments.batch,
+        "seconds": time.monotonic() - start,
+        "rows": rows,
+    }
+
+
+def lines(content):
+    """The report as Markdown."""
+    header = "attention, context|tokens/s|over the shortest context|state MB|rounds"
+    rows = [
+        (
+            f"{row['kind']}, {row['context']:,}",
+            report.number(row["tokens_per_second"]),
+            report.number(row["speed_ratio"]),
+            report.megabytes(row["state_bytes"]),
+            str(row["rounds"]),
+        )
+        for row in content["rows"]
+    ]
+    return [
+        "# Decoding after a short and a long context",
+        "",
+        *report.setting(content),
+        f"`configs/performer/lm.py:{content['size']}` in float32, "
+        f"{content['batch_size']} sequence(s); speeds are medians, their ratio the "
+        "median over interleaved rounds.",
+        "",
+        *report.markdown(header.split("|"), rows),
+    ]
+
+
+def main(argv=None):
+    """Runs the command line; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = parse(argv)
+    content = run(argv, arguments)
+    report.write_json(arguments.output, "decoding", content)
+    report.write_text(arguments.output, "README.md", lines(content))
+    print("\n".join(lines(content)))
+    print(f"written to {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
