@@ -9,13 +9,14 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 
 DEMO := runs/demo
 
-.PHONY: help demo test test-slow test-parity notebooks lint format clean
+.PHONY: help demo test test-slow test-parity benchmarks notebooks lint format clean
 
 help:
 	@echo "make demo         train the tiny Performer language model, sample from it"
 	@echo "make test         the tests (under 10 minutes on two cores)"
 	@echo "make test-slow    soaks and sweeps"
 	@echo "make test-parity  comparisons with other implementations (installs torch)"
+	@echo "make benchmarks   speed and memory beside other implementations (installs torch)"
 	@echo "make notebooks    run every notebook from top to bottom"
 	@echo "make lint         formatting, imports, types"
 
@@ -33,6 +34,11 @@ test-slow: $(VENV)/.test
 
 test-parity: $(VENV)/.parity
 	$(RUN) -m pytest -q -m parity
+
+benchmarks: $(VENV)/.parity
+	$(RUN) -m experiments.benchmarks.linear_attention --output results/linear_attention
+	$(RUN) -m experiments.benchmarks.training_step --output results/training_step
+	$(RUN) -m experiments.benchmarks.decoding --output results/decoding
 
 notebooks: $(VENV)/.notebooks
 	$(RUN) notebooks/run.py
@@ -57,5 +63,5 @@ $(VENV)/.run: setup.cfg constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.test $(VENV)/.parity $(VENV)/.notebooks: $(VENV)/.%: $(VENV)/.run
-	$(INSTALL) --constraint constraints.txt --editable '.[test,$*]'
+	$(INSTALL) --constraint constraints.txt --editable '.[test,text,$*]'
 	@touch $@

@@ -33,7 +33,6 @@ STANDARD = {"__future__", "collections", "dataclasses", "difflib", "functools"} 
     "itertools",
     "math",
     "operator",
-    "os",
     "re",
     "typing",
     "warnings",

@@ -40,6 +40,7 @@ def get_config(size="small"):
         activation="geglu",
         normalization="layer_norm",
         positions="sinusoidal_rotary",
+        embed_scale=16.0,
         tie_embeddings=True,
         remat=not tiny,
         dtype="float32" if tiny else "bfloat16",

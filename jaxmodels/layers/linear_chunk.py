@@ -78,19 +78,11 @@ class Grid(NamedTuple):
 
     A step that would pass the end starts earlier (as `dynamic_slice` does by itself)
     and leaves out the tokens of the steps before it: those that are not `fresh`.
-
-    Attributes:
-        length, size, steps: L, C, and how many steps there are.
-        axis, part, parts: of arrays [B, L, H, ...], a step takes only part number
-            `part` of `parts` equal ones along `axis`, 0 (batch) or 2 (heads).
     """
 
     length: int
     size: int
     steps: int
-    axis: int = 2
-    part: int = 0
-    parts: int = 1
 
 
 def fresh(grid, index):
@@ -106,18 +98,8 @@ def heads_first(x):
     return jnp.swapaxes(x, 1, 2)
 
 
-def _window(x, grid, index):
-    """Start and sizes of what step `index` takes of [B, L, H, ...]."""
-    start, sizes = [0] * x.ndim, list(x.shape)
-    if grid.axis < x.ndim:
-        sizes[grid.axis] //= grid.parts
-        start[grid.axis] = grid.part * sizes[grid.axis]
-    start[1], sizes[1] = index * grid.size, grid.size
-    return start, sizes
-
-
 def _slice(x, grid, index):
-    return jax.lax.dynamic_slice(x, *_window(x, grid, index))
+    return jax.lax.dynamic_slice_in_dim(x, index * grid.size, grid.size, axis=1)
 
 
 def rows(x, grid, index):
@@ -135,8 +117,8 @@ def store(buffers, parts, grid, index, only_fresh=False):
         if new is not None:
             old = _slice(buffer, grid, index)
             part = jnp.where(new.reshape(-1, *[1] * (part.ndim - 2)), part, old)
-        start, _ = _window(buffer, grid, index)
-        return jax.lax.dynamic_update_slice(buffer, part, start)
+        start = index * grid.size
+        return jax.lax.dynamic_update_slice_in_dim(buffer, part, start, axis=1)
 
     return jax.tree.map(write, buffers, parts)
 

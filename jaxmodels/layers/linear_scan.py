@@ -12,8 +12,6 @@ Shapes use B batch, L length, H heads, K head width, D value width, M features.
 """
 
 import functools
-import math
-import os
 from typing import NamedTuple
 
 import jax
@@ -24,22 +22,13 @@ from jaxmodels.layers.linear_chunk import Grid, State
 
 # Chunks between two states that the backward pass finds stored.
 GROUP_SIZE = 16
-# Parts of a step that run side by side on the threads of a CPU, which takes one
-# thread for a batched product of this size: at most so many, and none smaller than
-# so many multiplications a product.
-MAX_PARTS = 4
-PART_WORK = 2**20
 
 
 class Plan(NamedTuple):
-    """The static choices of one scan.
-
-    Attributes:
-        grids: of the parts of a step, which have nothing to do with one another.
-    """
+    """The static choices of one scan."""
 
     normalizer: str | None
-    grids: tuple[Grid, ...]
+    grid: Grid
     group_size: int
 
 
@@ -68,50 +57,7 @@ def linear_scan(tokens, state, *, features, normalizer, chunk_size):
     grid = Grid(length, chunk_size, num_groups * group_size)
     features = jax.lax.stop_gradient(features)
     state = state._replace(log_scale=jax.lax.stop_gradient(state.log_scale))
-    axis, parts = _parts(state.sums.shape, chunk_size)
-    grids = tuple(grid._replace(axis=axis, part=n, parts=parts) for n in range(parts))
-    plan = Plan(normalizer, grids, group_size)
-    return _scan(plan, features, tokens, state)
-
-
-def _parts(shape, chunk_size):
-    """The axis, 0 (batch) or 2 (heads), and the number of the parts of a step.
-
-    Accelerators want one large product, and several devices of one host use all of
-    its threads without parts.
-
-    Args:
-        shape: of the sums, [B, H, D + 1, M].
-    """
-    if jax.default_backend() != "cpu" or jax.device_count() > 1:
-        return 2, 1
-    work = math.prod(shape) * chunk_size
-    most = min(MAX_PARTS, os.cpu_count() or 1, work // PART_WORK)
-    for parts in range(most, 1, -1):
-        for axis, size in ((2, shape[1]), (0, shape[0])):
-            if size % parts == 0:
-                return axis, parts
-    return 2, 1
-
-
-def _cut(plan, tree):
-    """Arrays [B, H, ...], or None, by parts."""
-
-    def take(x, grid):
-        axis = min(grid.axis, 1)
-        size = x.shape[axis] // grid.parts
-        start = grid.part * size
-        return jax.lax.slice_in_dim(x, start, start + size, axis=axis)
-
-    return tuple(
-        jax.tree.map(functools.partial(take, grid=grid), tree) for grid in plan.grids
-    )
-
-
-def _join(plan, parts):
-    """The inverse of `_cut`."""
-    axis = min(plan.grids[0].axis, 1)
-    return jax.tree.map(lambda *x: jnp.concatenate(x, axis=axis), *parts)
+    return _scan(Plan(normalizer, grid, group_size), features, tokens, state)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -139,62 +85,50 @@ _scan.defvjp(_scan_forward, _scan_backward)
 
 def _forward(plan, features, tokens, state):
     """Returns out, the last state, and what the backward pass needs beside them:
-    the normalizer of every row and the state at the start of every group, by parts."""
+    the normalizer of every row and the state at the start of every group."""
 
     def step(carry, index):
-        out, states = carry
-        all_factors, after = [], []
-        for grid, state in zip(plan.grids, states, strict=True):
-            chunk = linear_chunk.load(tokens, grid, index)
-            rows, factors, state = linear_chunk.attend(
-                features, chunk, state, plan.normalizer
-            )
-            out = linear_chunk.store(out, rows, grid, index, only_fresh=True)
-            all_factors.append(factors)
-            after.append(state)
-        return (out, tuple(after)), tuple(all_factors)
+        out, state = carry
+        chunk = linear_chunk.load(tokens, plan.grid, index)
+        rows, factors, state = linear_chunk.attend(
+            features, chunk, state, plan.normalizer
+        )
+        out = linear_chunk.store(out, rows, plan.grid, index, only_fresh=True)
+        return (out, state), factors
 
     def group(carry, indices):
         last, factors = jax.lax.scan(step, carry, indices)
         return last, (factors, carry[1])
 
-    carry = jnp.zeros_like(tokens.value), _cut(plan, state)
-    (out, states), saved = jax.lax.scan(group, carry, _indices(plan))
-    return out, _join(plan, states), saved
+    carry = jnp.zeros_like(tokens.value), state
+    (out, state), saved = jax.lax.scan(group, carry, _indices(plan))
+    return out, state, saved
 
 
 def _backward(plan, features, tokens, outs, last, d_sums, saved):
     """Returns the cotangents of `tokens` and of the first state's sums."""
 
-    def recompute(states, index):
-        after = []
-        for grid, state in zip(plan.grids, states, strict=True):
-            chunk = linear_chunk.load(tokens, grid, index)
-            after.append(linear_chunk.advance(features, chunk, state))
-        return tuple(after), states
+    def recompute(state, index):
+        chunk = linear_chunk.load(tokens, plan.grid, index)
+        return linear_chunk.advance(features, chunk, state), state
 
     def step(carry, inputs):
-        gradients, cotangents = carry
-        index, *saved = inputs
-        before = []
-        for grid, (d_sums, flow), factors, state in zip(
-            plan.grids, cotangents, *saved, strict=True
-        ):
-            chunk = linear_chunk.load(tokens, grid, index)
-            out, d_out = (linear_chunk.rows(x, grid, index) for x in outs)
-            new = linear_chunk.fresh(grid, index)
-            d_rows = linear_chunk.row_cotangents(out, d_out, factors, new)
-            gradient, *cotangent = linear_chunk.pull_back(
-                features, chunk, state, plan.normalizer, d_rows, d_sums, flow
-            )
-            # What is not fresh here is written over by the steps before, which follow.
-            gradients = linear_chunk.store(gradients, gradient, grid, index)
-            before.append(tuple(cotangent))
-        return (gradients, tuple(before)), None
+        gradients, d_sums, flow = carry
+        index, factors, state = inputs
+        chunk = linear_chunk.load(tokens, plan.grid, index)
+        out, d_out = (linear_chunk.rows(x, plan.grid, index) for x in outs)
+        new = linear_chunk.fresh(plan.grid, index)
+        d_rows = linear_chunk.row_cotangents(out, d_out, factors, new)
+        gradient, d_sums, flow = linear_chunk.pull_back(
+            features, chunk, state, plan.normalizer, d_rows, d_sums, flow
+        )
+        # What is not fresh here is written over by the steps before, which follow.
+        gradients = linear_chunk.store(gradients, gradient, plan.grid, index)
+        return (gradients, d_sums, flow), None
 
     def group(carry, inputs):
-        indices, (factors, states) = inputs
-        _, states = jax.lax.scan(recompute, states, indices)
+        indices, (factors, state) = inputs
+        _, states = jax.lax.scan(recompute, state, indices)
         inputs = indices, factors, states
         return jax.lax.scan(step, carry, inputs, reverse=True)[0], None
 
@@ -202,15 +136,14 @@ def _backward(plan, features, tokens, outs, last, d_sums, saved):
     if tokens.log_decay is not None:
         flow = jnp.sum(d_sums * last.sums, axis=(-2, -1))
     gradients = jax.tree.map(jnp.zeros_like, tokens._replace(valid=None, starts=None))
-    (gradients, cotangents), _ = jax.lax.scan(
+    (gradients, d_sums, _), _ = jax.lax.scan(
         group,
-        (gradients, _cut(plan, (d_sums, flow))),
+        (gradients, d_sums, flow),
         (_indices(plan), saved),
         reverse=True,
     )
-    d_sums, _ = _join(plan, cotangents)
     return gradients, d_sums
 
 
 def _indices(plan):
-    return jnp.arange(plan.grids[0].steps).reshape(-1, plan.group_size)
+    return jnp.arange(plan.grid.steps).reshape(-1, plan.group_size)

@@ -353,3 +353,15 @@ def test_what_cannot_be_honoured_is_an_error_that_says_what_can(options, message
     inputs = {"query": QUERY, "key": QUERY, "value": QUERY, **options}
     with pytest.raises(ValueError, match=message):
         causal(**inputs)
+
+
+def test_sums_of_many_keys_equal_those_of_few():
+    """Above 64 keys a chunk is summed by another product."""
+    features = la.favor_plus(la.orthogonal_projection(jax.random.key(7), 3, 4))
+    key, value = jax.random.normal(jax.random.key(8), (2, 1, 150, 2, 4))
+
+    def run(chunk_size):
+        state = la.key_value_state(key, value, features=features, chunk_size=chunk_size)
+        return state.sums * jnp.exp(state.log_scale)[..., None, None]
+
+    np.testing.assert_allclose(run(100), run(50), rtol=1e-5, atol=1e-5)
