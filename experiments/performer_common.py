@@ -6,6 +6,7 @@ An experiment brings the model, its inputs and its loss.
 import dataclasses
 import inspect
 import math
+import zlib
 
 import jax
 
@@ -15,6 +16,8 @@ from jaxmodels.train import metrics, optimizer, task
 
 LOSS_FIELDS = ("feature_redraw_interval",)
 TASK_FIELDS = settings.TASK_FIELDS
+# Keeps the keys of redraws apart from those that the loop makes of the same seed.
+REDRAW_STREAM = zlib.crc32(b"redraw of random features")
 # Of the data section, what feeds batches rather than makes them.
 LOADING = ("num_threads", "num_workers")
 
@@ -53,8 +56,7 @@ def task_of(config, model, inputs, loss, summarize=metrics.means):
         return value, (values, {"model": own})
 
     def redraw(own, step):
-        # Keyed by the step alone: all microbatches of an update see the same features.
-        rng = jax.random.fold_in(jax.random.key(config.seed), step)
+        rng = redraw_key(config.seed, step)
         due = (step % config.loss.feature_redraw_interval == 0) & (step > 0)
         return jax.lax.cond(
             due, lambda own: performer.redraw(own, rng), lambda own: dict(own), own
@@ -68,6 +70,15 @@ def task_of(config, model, inputs, loss, summarize=metrics.means):
         summarize=summarize,
         **shared,
     )
+
+
+def redraw_key(seed, step):
+    """The key of the projections that are drawn before update `step`.
+
+    Of nothing else, so that all microbatches of an update see the same features.
+    """
+    stream = jax.random.fold_in(jax.random.key(seed), REDRAW_STREAM)
+    return jax.random.fold_in(stream, step)
 
 
 def with_perplexity(totals):

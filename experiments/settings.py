@@ -242,10 +242,15 @@ def check_devices(config, num_devices):
     """What is wrong with the config on so many devices, one line each."""
     from jaxmodels.train import sharding
 
+    lengths = {
+        f"data.{name}": value
+        for name, value in config.data.items()
+        if (name == "length" or name.endswith("_length")) and isinstance(value, int)
+    }
     return sharding.check_mesh(
         dict(config.mesh),
         num_devices,
         batch_size=config.data.batch_size,
-        length=config.data.get("length", 1),
+        lengths=lengths,
         microbatches=config.optimizer.get("microbatches", 1),
     )

@@ -3,6 +3,7 @@
 import ast
 import math
 import re
+import shlex
 
 import chex
 import jax
@@ -53,7 +54,7 @@ def test_the_docstring_is_a_command_without_errors(path):
     )
     assert commands and f"--config={path}:tiny" in commands[0]
     for command in commands:
-        settings.load_experiment(command_line.parse(command.split(), train.FLAGS))
+        settings.load_experiment(command_line.parse(shlex.split(command), train.FLAGS))
 
 
 @pytest.mark.parametrize("path", FILES)

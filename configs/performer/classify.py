@@ -4,10 +4,14 @@ python -m experiments.train --config=configs/performer/classify.py:tiny --workdi
 
 `tiny` learns short ListOps expressions in minutes on two CPU cores; `small`, `medium`
 and `large` are the named sizes of the Performer seed document, on expressions of 501 to
-1999 tokens. `data.dataset` may be a .tsv or .jsonl file of your own, such as
-./rows.tsv, or a TFDS data set; bytes of movie reviews are
---config.data.dataset=imdb_reviews --config.data.vocabulary=bytes
---config.data.eval_split=test --config.model.vocab_size=256 --config.model.num_classes=2
+1999 tokens. `data.dataset` may also be a .tsv or .jsonl file, such as ./rows.tsv, or a
+TFDS data set; either needs a vocabulary, its size and the number of classes:
+
+python -m experiments.train --config=configs/performer/classify.py:small \
+  --workdir=runs/imdb --config.data.dataset=imdb_reviews \
+  '--config.data.train_split=train[:90%]' '--config.data.eval_split=train[90%:]' \
+  --config.data.vocabulary=bytes --config.model.vocab_size=256 \
+  --config.model.num_classes=2
 """
 
 from ml_collections import ConfigDict
@@ -45,7 +49,9 @@ def get_config(size="small"):
     fields = dict(text_field="text", label_field="label", vocabulary="listops")
     splits = dict(train_split="train", eval_split="validation")
     policy = dict(on_bad_record="stop", max_bad_fraction=0.001, num_threads=2)
-    schedule = dict(schedule="cosine", end_fraction=0.1)
+    schedule = dict(schedule="cosine", end_fraction=0.1, clip_norm=1.0, ema_decay=0.0)
+    rate = dict(learning_rate=2e-3 if tiny else 3e-4, weight_decay=0.1)
+    rate |= dict(warmup_steps=100 if tiny else 1000, microbatches=1)
     nonfinite = dict(nonfinite_in_a_row=10, nonfinite_per_thousand=100)
     return ConfigDict(
         dict(
@@ -54,16 +60,7 @@ def get_config(size="small"):
             model=model | SIZES[size],
             data=source | fields | splits | size_of_batch | policy,
             loss=dict(feature_redraw_interval=1000, label_smoothing=0.0),
-            optimizer=dict(
-                name="adamw",
-                learning_rate=2e-3 if tiny else 3e-4,
-                warmup_steps=100 if tiny else 1000,
-                weight_decay=0.1,
-                clip_norm=1.0,
-                ema_decay=0.0,
-                microbatches=1,
-                **schedule,
-            ),
+            optimizer=dict(name="adamw", **rate, **schedule),
             eval=dict(num_batches=16 if tiny else 64),
             num_steps=3000 if tiny else 50_000,
             log_every=100,

@@ -17,10 +17,13 @@ SIZES = {
     "large": dict(embed_dim=1024, num_layers=12, num_heads=16, mlp_dim=4096),
 }
 CODE = dict(dataset="python_docstrings", source_field="code", target_field="summary")
+BYTES = dict(vocabulary="bytes", batch_size=16, source_length=512, target_length=80)
 BILLS = dict(dataset="billsum", source_field="text", target_field="summary")
 BILLS |= dict(train_split="train[:95%]", eval_split="train[95%:]")  # has no other
 EVENTS = dict(dataset="multi_news", source_field="document", target_field="summary")
 NEWS = dict(dataset="cnn_dailymail", source_field="article", target_field="highlights")
+# Tokens start at 0.5 / sqrt(embed_dim), far below the sinusoids that they are added to.
+EMBED_SCALES = {"tiny": 16.0, "small": 23.0, "medium": 32.0, "large": 45.0}
 PAIRS = {"tiny": CODE, "small": BILLS, "medium": EVENTS, "large": NEWS}
 
 
@@ -31,27 +34,23 @@ def favor(kind):
 def get_config(size="small"):
     tiny = size == "tiny"
     cross = dict(cross_attention=favor("linear"))
+    kinds = dict(activation="geglu", normalization="layer_norm", tie_embeddings=True)
     model = dict(
         vocab_size=256 if tiny else 16_000,
         encoder=SIZES[size] | dict(attention=favor("linear")),
         decoder=SIZES[size] | cross | dict(attention=favor("causal_linear")),
         max_length=4096,
         dropout=0.1,
-        activation="geglu",
-        normalization="layer_norm",
         positions="sinusoidal_rotary",
-        embed_scale=16.0,
-        tie_embeddings=True,
+        **kinds,
+        embed_scale=EMBED_SCALES[size],
         remat=not tiny,
         dtype="float32" if tiny else "bfloat16",
         param_dtype="float32",
     )
-    rows = dict(vocabulary="bytes" if tiny else "sentencepiece", num_threads=2)
-    rows |= dict(train_split="train", eval_split="validation")
-    policy = dict(on_bad_record="skip", max_bad_fraction=0.001)
+    rows = dict(vocabulary="sentencepiece", eval_split="validation", num_threads=2)
+    policy = dict(train_split="train", on_bad_record="skip", max_bad_fraction=0.001)
     shape = dict(batch_size=64, source_length=4096, target_length=512)
-    if tiny:
-        shape = dict(batch_size=16, source_length=512, target_length=80)
     schedule = dict(schedule="cosine", end_fraction=0.1, clip_norm=1.0, ema_decay=0.0)
     rate = dict(learning_rate=2e-3 if tiny else 5e-4, weight_decay=0.1)
     rate |= dict(warmup_steps=100 if tiny else 4000, microbatches=1)
@@ -62,7 +61,7 @@ def get_config(size="small"):
             experiment="performer_seq2seq",
             seed=0,
             model=model,
-            data=rows | shape | policy | PAIRS[size],
+            data=rows | shape | policy | PAIRS[size] | (BYTES if tiny else {}),
             loss=loss,
             optimizer=dict(name="adamw", **rate, **schedule),
             eval=dict(num_batches=8),

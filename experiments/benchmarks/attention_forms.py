@@ -17,11 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import google_scheme
-from experiments.benchmarks.compare import Contender
+from experiments.benchmarks.compare import MODES, Contender
 from experiments.benchmarks.measure import Prepared
 from jaxmodels.layers import linear_attention
-
-MODES = ("forward", "forward+backward")
 
 
 class Problem(NamedTuple):
@@ -44,11 +42,15 @@ class Problem(NamedTuple):
     dtype: str = "float32"
 
     def arrays(self):
-        """Query, key, value, cotangent of the output: float32 [B, L, H, K]."""
+        """Query, key, value, cotangent of the output: float32 [B, L, H, K].
+
+        Rounded to `dtype`, so that all, the reference too, begin with the same numbers.
+        """
         shape = self.batch_size, self.length, self.num_heads, self.head_dim
         rng = np.random.default_rng(self.seed)
         drawn = [rng.standard_normal(shape, np.float32) for _ in range(4)]
-        return [drawn[0] * self.scale, drawn[1] * self.scale, *drawn[2:]]
+        drawn = [drawn[0] * self.scale, drawn[1] * self.scale, *drawn[2:]]
+        return [x.astype(jnp.dtype(self.dtype)).astype(np.float32) for x in drawn]
 
     def projection(self):
         """The random directions [M, K] that all kernel forms share."""
@@ -181,6 +183,23 @@ def prepare(name, problem, mode):
     return make(form.build(problem), problem, mode == MODES[1])
 
 
+def temporaries(name, problem, mode):
+    """Bytes that the compiled program of a form needs, with nothing run or allocated.
+
+    Returns:
+        An int; None where no compiler knows.
+    """
+    form = FORMS[name]
+    if form.library != "jax":
+        return None
+    shape = problem.batch_size, problem.length, problem.num_heads, problem.head_dim
+    one = jax.ShapeDtypeStruct(shape, problem.dtype)
+    directions = problem.num_features, problem.head_dim
+    projection = jax.ShapeDtypeStruct(directions, jnp.float32)
+    arguments = (one, one, one), one, projection
+    return _temporaries(_compile(form.build(problem), mode == MODES[1], arguments))
+
+
 def to_numpy(result):
     """Output and gradients as float32 arrays [B, L, H, K]."""
     if isinstance(result[0], jax.Array):
@@ -190,8 +209,14 @@ def to_numpy(result):
 
 def _prepare_jax(attend, problem, backward):
     *inputs, d_out = (jnp.asarray(x, problem.dtype) for x in problem.arrays())
-    projection = jnp.asarray(problem.projection())
+    arguments = inputs, d_out, jnp.asarray(problem.projection())
+    compiled = _compile(attend, backward, arguments)
+    return Prepared(
+        lambda: jax.block_until_ready(compiled(*arguments)), _temporaries(compiled)
+    )
 
+
+def _compile(attend, backward, arguments):
     def forward(inputs, d_out, projection):
         return (attend(*inputs, projection),)
 
@@ -199,13 +224,12 @@ def _prepare_jax(attend, problem, backward):
         out, pull = jax.vjp(lambda *x: attend(*x, projection), *inputs)
         return out, *pull(d_out)
 
-    arguments = inputs, d_out, projection
-    compiled = jax.jit(both if backward else forward).lower(*arguments).compile()
+    return jax.jit(both if backward else forward).lower(*arguments).compile()
+
+
+def _temporaries(compiled):
     memory = compiled.memory_analysis()
-    return Prepared(
-        lambda: jax.block_until_ready(compiled(*arguments)),
-        None if memory is None else int(memory.temp_size_in_bytes),
-    )
+    return None if memory is None else int(memory.temp_size_in_bytes)
 
 
 def _prepare_torch(attend, problem, backward):

@@ -10,10 +10,12 @@ from typing import NamedTuple
 from experiments.benchmarks import measure
 
 # Of what is left of the budget, what one contender may take of it in one case.
-SHARE = 0.4
+SHARE = 0.6
 # Seconds that starting a process and compiling take, beside the runs themselves.
 START_SECONDS = 6.0
 GIB = 2**30
+# Of an attention; a training step has one of its own.
+MODES = ("forward", "forward+backward")
 
 
 class Contender(NamedTuple):
@@ -44,28 +46,42 @@ class Settings(NamedTuple):
         memory_limit: bytes of one process.
         seconds: that a contender may spend on its rounds in one case.
         most: rounds.
+        probe_runs: runs in the process that measures the memory of one.
     """
 
     budget: measure.Budget
     memory_limit: float
     seconds: float = 12.0
     most: int = 11
+    probe_runs: int = 1
+
+    def rest(self, seconds):
+        """Seconds of the runs that follow the probe of a contender, all its rounds."""
+        rounds = min(self.most * seconds, self.seconds)
+        return seconds + max(measure.LEAST_ROUNDS * seconds, rounds)
 
 
 class Report:
     """Rows and reasons of a comparison as they come in.
 
+    Args:
+        temporaries: (name, case) -> bytes that a case needs, from its compiler
+            alone; None where there is none.
+
     Attributes:
         rows: dicts with name, length, mode and figures.
-        skipped: dicts with name, length, mode and reason.
+        skipped: dicts with name, length, mode, reason and temporaries.
     """
 
-    def __init__(self):
+    def __init__(self, temporaries=None):
         self.rows, self.skipped = [], []
         self._probes = {}
+        self._temporaries = temporaries
 
     def skip(self, name, case, reason):
-        self.skipped.append({"name": name, **case._asdict(), "reason": reason})
+        size = self._temporaries(name, case) if self._temporaries else None
+        entry = {"name": name, **case._asdict(), "reason": reason}
+        self.skipped.append(entry | {"temporaries": size})
         _say(f"{case.mode} {case.length} {name}: skipped, {reason}")
 
     def foresee(self, name, contender, case):
@@ -94,6 +110,7 @@ def compare(
     prepare: Callable,
     probe: Callable,
     check: Callable | None = None,
+    temporaries: Callable | None = None,
 ):
     """Measures every contender in every case that it fits in.
 
@@ -105,15 +122,18 @@ def compare(
         prepare: (name, case) -> `measure.Prepared`.
         probe: (name, case, timeout) -> `measure.probe` of a fresh process.
         check: (name, case, result of a run) -> figures of its error.
+        temporaries: (name, case) -> bytes, without a run, for what is left out.
 
     Returns:
         `Report`.
     """
-    report, yardstick = Report(), measure.dot()
+    report, yardstick = Report(temporaries), measure.dot()
     for case in cases:
-        probes = {}
+        probes: dict = {}
         for name, contender in contenders.items():
-            found = _probe(report, name, contender, case, settings, probe)
+            promised = sum(settings.rest(one["seconds"]) for one in probes.values())
+            left = settings.budget.left() - promised
+            found = _probe(report, name, contender, case, settings, probe, left)
             if found is not None:
                 probes[name] = found
         if probes:
@@ -128,8 +148,12 @@ def no_probe(name, case, timeout):
     return {"seconds": 0.0, "growth": None, "peak": None, "temporaries": None}
 
 
-def _probe(report, name, contender, case, settings, probe):
-    """Memory and seconds of one contender; None where it is left out."""
+def _probe(report, name, contender, case, settings, probe, left):
+    """Memory and seconds of one contender; None where it is left out.
+
+    Args:
+        left: seconds of the budget that are not promised to others of this case.
+    """
     seconds, memory = report.foresee(name, contender, case)
     if memory is not None and memory > settings.memory_limit:
         report.skip(
@@ -139,15 +163,15 @@ def _probe(report, name, contender, case, settings, probe):
             f"{settings.memory_limit / GIB:.1f} GiB",
         )
         return None
-    left = settings.budget.left()
-    # Once for memory, once to warm up, and at least two rounds.
-    needed = START_SECONDS + 4 * (seconds or 0)
+    # For memory, once to warm up, and the rounds.
+    runs = settings.probe_runs + 1 + measure.LEAST_ROUNDS
+    needed = START_SECONDS + runs * (seconds or 0)
     if needed > SHARE * left:
         report.skip(
             name,
             case,
-            f"would take about {needed:.0f} s with {max(left, 0):.0f} s of the budget "
-            "left",
+            f"would take about {needed:.0f} s, more than {100 * SHARE:.0f} % of the "
+            f"{max(left, 0):.0f} s left of the budget",
         )
         return None
     try:
@@ -171,35 +195,57 @@ def _time(probes, case, settings, base, prepare, check, yardstick):
         first = probes[name]["seconds"]
         # The first run of a process is a slow one, unless it is long.
         warm[name] = first if first > 2 else measure.sample(prepared.run).wall
-    dot, operations = yardstick
-    quick = {
-        name: measure.num_rounds(seconds, settings.seconds, most=settings.most)
-        for name, seconds in warm.items()
-    }
-    runs["dot"], quick["dot"] = dot.run, max(quick.values())
-    samples = measure.interleave(runs, quick)
-    peak = operations / min(one.wall for one in samples.pop("dot"))
+    short = {name for name, one in warm.items() if one < measure.SHORT_SECONDS}
+    rounds = _rounds(warm, short, settings)
+    runs["dot"], rounds["dot"] = yardstick.run, max(rounds.values())
+    samples = measure.interleave(runs, rounds, short={*short, "dot"})
+    dots = samples.pop("dot")
     rows = []
     for name, own in samples.items():
-        row = {
-            "name": name,
-            **case._asdict(),
-            "seconds": statistics.median(one.wall for one in own),
-            "best_cpu_seconds": min(one.cpu for one in own),
-            "rounds": len(own),
-            "dot_flops": peak,
-            **{key: probes[name][key] for key in probes[name] if key != "seconds"},
-            **facts[name],
-        }
-        if base in samples:
-            row["ratio"] = measure.median_ratio(own, samples[base])
-            row["cpu_ratio"] = measure.median_ratio(own, samples[base], "cpu")
-        rows.append(row)
+        figures = _figures(own, samples.get(base), dots)
+        kept = {key: value for key, value in probes[name].items() if key != "seconds"}
+        rows.append({"name": name, **case._asdict(), **figures, **kept, **facts[name]})
         _say(
-            f"{case.mode} {case.length} {name}: {1e3 * row['seconds']:.1f} ms, "
-            f"x{row.get('ratio', float('nan')):.2f}, {row['rounds']} rounds"
+            f"{case.mode} {case.length} {name}: {1e3 * figures['seconds']:.1f} ms, "
+            f"x{figures.get('ratio', float('nan')):.2f}, {figures['rounds']} rounds"
         )
     return rows
+
+
+def _rounds(warm, short, settings):
+    """Rounds of each: three at least, or two where not all have time for three."""
+    costs = {name: (1 + (name in short)) * one for name, one in warm.items()}
+    left = settings.budget.left()
+    least = measure.LEAST_ROUNDS
+    if least * sum(costs.values()) > left:
+        least = 2
+    return {
+        name: measure.num_rounds(
+            cost, settings.seconds, least=least, most=settings.most
+        )
+        for name, cost in costs.items()
+    }
+
+
+def _figures(own, base, dots):
+    """Figures of one contender, from the rounds that it shares with the base if any."""
+    compared = {}
+    if base is not None:
+        own, base = own[: len(base)], base[: len(own)]
+        compared = {
+            "base_seconds": statistics.median(one.wall for one in base),
+            "ratio": measure.median_ratio(own, base),
+            "cpu_ratio": measure.median_ratio(own, base, "cpu"),
+        }
+    return compared | {
+        "seconds": statistics.median(one.wall for one in own),
+        "best_cpu_seconds": min(one.cpu for one in own),
+        "rounds": len(own),
+        # The time in products of the yardstick: in the same rounds, and best to best.
+        "dots": measure.median_ratio(own, dots),
+        "dots_best": min(x.wall for x in own) / min(x.wall for x in dots),
+        "dot_flops": measure.DOT_OPERATIONS / min(one.wall for one in dots),
+    }
 
 
 def _say(line):

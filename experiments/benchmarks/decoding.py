@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 
-from experiments.benchmarks import measure, report
+from experiments.benchmarks import measure, options, report
 
 MODULE = "experiments.benchmarks.decoding"
 KINDS = ("causal_linear", "softmax")
@@ -29,27 +29,26 @@ def parse(argv=None):
     )
     add = parser.add_argument
     add("--output", default="results/decoding", help="folder to write to")
-    add("--contexts", default="1024,65536", help="tokens before, with commas")
+    contexts = "tokens before, with commas"
+    add("--contexts", type=options.lengths, default="1024,65536", help=contexts)
     add("--kinds", default=",".join(KINDS), help="attention kinds, with commas")
     add("--size", default="small", help="of configs/performer/lm.py")
-    add("--batch", type=int, default=1)
-    add("--steps", type=int, default=64, help="tokens decoded in a run")
-    add("--rounds", type=int, default=11)
+    add("--batch", type=options.count, default=1)
+    add("--steps", type=options.count, default=64, help="tokens decoded in a run")
+    add("--rounds", type=options.count, default=11)
     arguments = parser.parse_args(argv)
     arguments.kinds = arguments.kinds.split(",")
     unknown = set(arguments.kinds) - set(KINDS)
     if unknown:
         known = ", ".join(KINDS)
         parser.error(f"--kinds: unknown {', '.join(sorted(unknown))}; known: {known}")
-    try:
-        arguments.contexts = sorted(int(n) for n in arguments.contexts.split(","))
-    except ValueError:
-        parser.error(f"--contexts {arguments.contexts}: give integers such as 1024")
     return arguments
 
 
 def prepare(kind, context, *, size, batch_size, steps):
     """Greedy decoding of `steps` tokens after `context` as a `measure.Prepared`.
+
+    A run gives the tokens, and whether all logits were finite.
 
     The linear state is that of a prompt of `context` random tokens. The cache of
     softmax attention is as large and as full as that prompt would leave it; reading it
@@ -75,12 +74,14 @@ def prepare(kind, context, *, size, batch_size, steps):
     @jax.jit
     def decode(variables, state, token):
         def step(carry, _):
-            state, token = carry
+            state, token, finite = carry
             logits, state = model.apply(variables, state, token, method="step")
-            return (state, jnp.argmax(logits, axis=-1)), token
+            finite &= jnp.isfinite(logits).all()
+            return (state, jnp.argmax(logits, axis=-1), finite), token
 
-        carry, drawn = jax.lax.scan(step, (state, token), None, length=steps)
-        return drawn, jnp.isfinite(carry[1]).all()
+        carry = state, token, jnp.array(True)
+        carry, drawn = jax.lax.scan(step, carry, None, length=steps)
+        return drawn, carry[2]
 
     arguments = variables, state, jnp.argmax(logits[:, -1], axis=-1)
     compiled = decode.lower(*arguments).compile()
@@ -116,7 +117,11 @@ def filled(state, context):
 
 
 def run(argv, arguments):
-    """Measures everything; returns what `decoding.json` holds."""
+    """Measures everything; returns what `decoding.json` holds.
+
+    Raises:
+        FloatingPointError: a logit is not finite.
+    """
     start = time.monotonic()
     prepared = {
         (kind, context): prepare(
@@ -130,9 +135,19 @@ def run(argv, arguments):
         for context in arguments.contexts
     }
     runs = {key: value.run for key, value in prepared.items()}
-    for each in runs.values():
-        each()
-    samples = measure.interleave(runs, dict.fromkeys(runs, arguments.rounds))
+    for (kind, context), each in runs.items():
+        if not each()[1]:
+            raise FloatingPointError(
+                f"{kind} attention after {context} tokens gave a logit that is not "
+                "finite; its speed says nothing"
+            )
+    short = {
+        key
+        for key, each in runs.items()
+        if measure.sample(each).wall < measure.SHORT_SECONDS
+    }
+    rounds = dict.fromkeys(runs, arguments.rounds)
+    samples = measure.interleave(runs, rounds, short=short)
     rows = []
     for (kind, context), own in samples.items():
         shortest = samples[kind, arguments.contexts[0]]

@@ -11,10 +11,9 @@ import json
 import sys
 import time
 
-from experiments.benchmarks import measure, report
+from experiments.benchmarks import compare, measure, options, report
 
 MODULE = "experiments.benchmarks.linear_attention"
-MODES = {"forward": 0, "forward+backward": 1}
 DEFAULT_NAMES = "ours,google,performer-pytorch,torch-sdpa,jax-softmax"
 CROSSOVER_LENGTHS = (512, 1024, 2048, 4096)
 # Heads whose error is measured: they are independent, and float64 is slow.
@@ -24,6 +23,7 @@ CROSSOVER_SHARE = 0.25
 HEADER = (
     "length, implementation",
     "ms",
+    "ours, ms",
     "x ours",
     "x ours, CPU",
     "rounds",
@@ -43,8 +43,9 @@ def parse(argv=None):
     add = parser.add_argument
     add("--output", default="results/linear_attention", help="folder to write to")
     add("--names", default=DEFAULT_NAMES, help="implementations, with commas")
-    add("--lengths", default="1024,4096,16384,65536", help="with commas")
-    add("--mode", default="all", choices=[*MODES, "all"])
+    lengths = "1024,4096,16384,65536"
+    add("--lengths", type=options.lengths, default=lengths, help="with commas")
+    add("--mode", default="all", choices=[*compare.MODES, "all"])
     add("--budget", type=float, default=480.0, help="seconds")
     add("--memory_limit", type=float, help="GiB; default: 65 %% of what is free")
     add("--features", type=int, default=256, help="M")
@@ -59,12 +60,6 @@ def parse(argv=None):
     add("--probe", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     arguments.names = arguments.names.split(",")
-    try:
-        arguments.lengths = sorted(int(text) for text in arguments.lengths.split(","))
-    except ValueError:
-        parser.error(f"--lengths {arguments.lengths}: give integers such as 1024,4096")
-    if arguments.lengths[0] < 1:
-        parser.error(f"--lengths {arguments.lengths[0]} must be at least 1")
     return parser, arguments
 
 
@@ -79,10 +74,8 @@ def main(argv=None):
         known = ", ".join(attention_forms.FORMS)
         parser.error(f"--names: unknown {', '.join(sorted(unknown))}; known: {known}")
     if arguments.probe:
-        name, length, mode, features = json.loads(arguments.probe)
-        prepared = attention_forms.prepare(
-            name, _problem(arguments, length, features), mode
-        )
+        name, length, mode = json.loads(arguments.probe)
+        prepared = attention_forms.prepare(name, _problem(arguments, length), mode)
         print(json.dumps(measure.probe(prepared)))
         return 0
     content = run(argv, arguments)
@@ -92,18 +85,13 @@ def main(argv=None):
 
 def run(argv, arguments):
     """Measures everything; returns what `linear_attention.json` holds."""
-    from experiments.benchmarks import attention_forms, compare
+    from experiments.benchmarks import attention_forms
 
     start = time.monotonic()
-    modes = list(MODES) if arguments.mode == "all" else [arguments.mode]
+    modes = list(compare.MODES) if arguments.mode == "all" else [arguments.mode]
     limit = measure.memory_limit(arguments.memory_limit)
     settings = compare.Settings(measure.Budget(arguments.budget), limit)
     contenders = {n: attention_forms.FORMS[n].contender for n in arguments.names}
-    content = {
-        "command": " ".join(["python", "-m", MODULE, *argv]),
-        "machine": measure.machine(),
-        "problem": _problem(arguments, 0)._asdict(),
-    }
     crossing, left_out = _crossover(arguments, modes, settings)
     found = compare.compare(
         contenders,
@@ -111,20 +99,43 @@ def run(argv, arguments):
         settings,
         base="ours",
         prepare=_preparer(arguments),
-        probe=_prober(argv, arguments),
+        probe=_prober(argv),
         check=_checker(arguments),
+        temporaries=lambda name, case: attention_forms.temporaries(
+            name, _problem(arguments, case.length), case.mode
+        ),
     )
     for row in found.rows:
         if row["name"] == "ours" and row["mode"] == "forward":
             flops = _problem(arguments, row["length"]).model_flops()
-            row["peak_fraction"] = flops / row["seconds"] / row["dot_flops"]
-    return content | {
+            share = flops / measure.DOT_OPERATIONS
+            row["peak_fraction"] = share / row["dots"]
+            row["peak_fraction_best"] = share / row["dots_best"]
+    return {
+        "command": " ".join(["python", "-m", MODULE, *argv]),
+        "machine": measure.machine(),
+        "problem": _problem(arguments, 0)._asdict(),
         "seconds": time.monotonic() - start,
         "rows": found.rows,
-        "skipped": left_out + found.skipped,
+        "skipped": left_out + found.skipped + _unchecked(found.rows),
         "scaling": report.scaling(found.rows, modes),
         "crossover": crossing,
     }
+
+
+def _unchecked(rows):
+    """What was timed and not held against float64."""
+    from experiments.benchmarks import reference
+
+    reason = (
+        "timed, its error not measured: the float64 reference of exact softmax is "
+        f"quadratic and ends at {reference.LONGEST_SOFTMAX:,} tokens"
+    )
+    return [
+        {key: row[key] for key in ("name", "length", "mode")} | {"reason": reason}
+        for row in rows
+        if row["error"] is None
+    ]
 
 
 def _problem(arguments, length, features=None):
@@ -153,9 +164,9 @@ def _preparer(arguments, features=None):
     return prepare
 
 
-def _prober(argv, arguments, features=None):
+def _prober(argv):
     def probe(name, case, timeout):
-        request = json.dumps([name, *case, features])
+        request = json.dumps([name, *case])
         words = [*argv, "--probe", request]
         return measure.fresh_process(MODULE, words, timeout=timeout)
 
@@ -180,7 +191,7 @@ def _checker(arguments):
                 function,
                 [x[:, :, :CHECKED_HEADS] for x in problem.arrays()],
                 problem.projection(),
-                backward=bool(MODES[case.mode]),
+                backward=case.mode == compare.MODES[1],
             )
         errors = [
             reference.relative_error(x[:, :, :CHECKED_HEADS], expected)
@@ -200,7 +211,7 @@ def _crossover(arguments, modes, settings):
         dicts with features, mode, length and the ratios it was found from; and what
         was left out.
     """
-    from experiments.benchmarks import attention_forms, compare
+    from experiments.benchmarks import attention_forms
 
     names = ("ours", "torch-sdpa")
     if arguments.no_crossover or not set(names) <= set(arguments.names):
@@ -223,7 +234,13 @@ def _crossover(arguments, modes, settings):
             points = [(row["length"], row["ratio"]) for row in own if "ratio" in row]
             length = measure.crossover(points)
             found.append(
-                {"features": features, "mode": mode, "length": length, "ratios": points}
+                {
+                    "features": features,
+                    "mode": mode,
+                    "length": length,
+                    "rises": measure.rises(points),
+                    "ratios": points,
+                }
             )
     return found, left_out
 
@@ -252,11 +269,13 @@ def lines(content):
         f"M {p['num_features']}, {p['dtype']}; queries and keys N(0, {p['scale']}^2).",
         "",
         "`x ours`: median over interleaved rounds of the time over ours in the same "
-        "round (CPU: of the seconds of all cores). `temporaries`: of the compiled "
-        "program; `growth`: of the resident memory of a fresh process, one run. "
-        "`error`: output against float64 of the function that the implementation "
-        f"means, epsilons included, {CHECKED_HEADS} heads; `gradient`: the worst of "
-        "query, key and value.",
+        "round (CPU: of the seconds of all cores); `ms` and `ours, ms`: medians of "
+        "these rounds. Runs under half a second are warmed up by one untimed run in "
+        "every round. `temporaries`: of the compiled program; `growth`: of the "
+        "resident memory of a fresh process, one run. `error`: output against float64 "
+        "of the function that the implementation means, epsilons included, from the "
+        f"same inputs, {CHECKED_HEADS} heads; `gradient`: the worst of query, key and "
+        "value.",
     ]
     for mode in dict.fromkeys(row["mode"] for row in rows):
         text += ["", f"## {mode.capitalize()}", ""]
@@ -264,18 +283,19 @@ def lines(content):
         text += report.markdown(HEADER, cells)
     text += ["", "## Scaling", ""]
     text += report.markdown(
-        ("implementation, mode", "lengths", "time exponent", "memory exponent"),
+        ("implementation, mode", "lengths", "time exponent", "temporaries exponent"),
         [
             (
                 f"{s['name']}, {s['mode']}",
                 f"{s['from']:,} to {s['to']:,}",
                 report.number(s["time"]),
-                report.number(s["memory"]),
+                report.number(s["temporaries"]),
             )
             for s in content["scaling"]
         ],
     )
-    text += ["", *_peak_lines(rows), *_crossover_lines(content["crossover"])]
+    text += ["", *_peak_lines(rows), *_memory_lines(rows, content["skipped"])]
+    text += _crossover_lines(content["crossover"])
     return text + ["", "## Left out", "", *report.skipped(content["skipped"])]
 
 
@@ -284,6 +304,7 @@ def _cells(row):
     return (
         f"{row['length']:,} {row['name']}",
         number(1e3 * row["seconds"]),
+        number(1e3 * row["base_seconds"] if "base_seconds" in row else None),
         number(row.get("ratio")),
         number(row.get("cpu_ratio")),
         str(row["rounds"]),
@@ -297,25 +318,50 @@ def _cells(row):
 def _peak_lines(rows):
     return [
         f"Ours, forward at {row['length']:,}: {100 * row['peak_fraction']:.0f} % of "
-        f"the {row['dot_flops'] / 1e9:.0f} GFLOP/s of a {measure.DOT_SIZE}^2 product "
-        "in the same rounds."
+        f"the rate of a {measure.DOT_SIZE}^2 product (median over rounds, both in the "
+        f"same round); {100 * row['peak_fraction_best']:.0f} % with the best run of "
+        f"each, the product's at {row['dot_flops'] / 1e9:.0f} GFLOP/s."
         for row in rows
         if "peak_fraction" in row
     ]
+
+
+def _memory_lines(rows, skipped):
+    """Temporaries at the greatest length against ours, also of what did not run."""
+    sized = [x for x in [*rows, *skipped] if x.get("temporaries")]
+    lines = []
+    for mode in dict.fromkeys(entry["mode"] for entry in sized):
+        ours = report.of(sized, name="ours", mode=mode)
+        if not ours:
+            continue
+        last = max(ours, key=lambda entry: entry["length"])
+        size = last["temporaries"]
+        others = [
+            f"{entry['name']} {report.megabytes(entry['temporaries'])} MB "
+            f"({report.number(entry['temporaries'] / size)} x)"
+            for entry in report.of(sized, mode=mode, length=last["length"])
+            if entry["name"] != "ours"
+        ]
+        lines.append(
+            f"Temporaries, {mode} at {last['length']:,}, from the compilers: "
+            f"{', '.join([f'ours {report.megabytes(size)} MB', *others])}."
+        )
+    return ["", *lines] if lines else []
 
 
 def _crossover_lines(crossing):
     lines = []
     for entry in crossing:
         ratios = ", ".join(f"{n:,}: {r:.2f}" for n, r in entry["ratios"])
-        where = "not reached"
+        where = "not reached" if entry["ratios"] else "not measured"
         if entry["length"] is not None:
             least = entry["ratios"][0][0]
             bound = "at or below " if entry["length"] <= least else ""
             where = f"{bound}{entry['length']:,.0f} tokens"
+        doubt = "" if entry["rises"] else "; not rising throughout, the last crossing"
         lines.append(
             f"Crossover with torch SDPA, {entry['mode']}, M {entry['features']}: "
-            f"{where} (its time over ours at {ratios})."
+            f"{where} (its time over ours at {ratios or 'no length'}{doubt})."
         )
     return ["", *lines] if lines else []
 

@@ -2,9 +2,13 @@
 
 Everything is timed in rounds: each round runs every contender once, so that what else
 the machine does in these seconds meets all of them, and a ratio is the median of the
-ratios within the rounds. Memory is that of a fresh process for each.
+ratios within the rounds. What is short runs once, untimed, right before it is timed:
+whoever follows a heavy contender would pay for cold caches and for memory on its way
+back to the system. Memory is that of a fresh process for each.
 """
 
+import ctypes
+import itertools
 import json
 import math
 import os
@@ -21,7 +25,11 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).parents[2]
 # Idle threads of OpenMP spin for some milliseconds after their work.
 PAUSE_SECONDS = 0.01
+# Runs shorter than this are warmed up in every round.
+SHORT_SECONDS = 0.5
+LEAST_ROUNDS = 3
 DOT_SIZE = 1024
+DOT_OPERATIONS = 2 * DOT_SIZE**3
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "performer-pytorch", "numpy")
 
 
@@ -48,7 +56,7 @@ class Sample(NamedTuple):
 
 
 class Budget:
-    """Seconds that a benchmark may take, and what it left out for their sake."""
+    """Seconds that a benchmark may take, counted from when this is made."""
 
     def __init__(self, seconds, clock=time.monotonic):
         self.seconds, self._clock, self._start = seconds, clock, clock()
@@ -64,12 +72,13 @@ def sample(run):
     return Sample(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def interleave(runs, rounds, *, pause=PAUSE_SECONDS):
+def interleave(runs, rounds, *, short=(), pause=PAUSE_SECONDS):
     """Runs all in turn, round after round; each round begins with another one.
 
     Args:
         runs: {name: callable}.
         rounds: {name: rounds it takes part in}, the first ones.
+        short: names that run once, untimed, right before each timed run.
         pause: seconds between two runs.
 
     Returns:
@@ -82,11 +91,13 @@ def interleave(runs, rounds, *, pause=PAUSE_SECONDS):
         for name in names[first:] + names[:first]:
             if number < rounds[name]:
                 time.sleep(pause)
+                if name in short:
+                    runs[name]()
                 samples[name].append(sample(runs[name]))
     return samples
 
 
-def num_rounds(seconds, share, *, least=2, most=11):
+def num_rounds(seconds, share, *, least=LEAST_ROUNDS, most=11):
     """Rounds of a run of `seconds` that fit in `share` seconds."""
     return max(least, min(most, int(share / max(seconds, 1e-9))))
 
@@ -117,8 +128,8 @@ def crossover(points):
         points: (length, time of the other / time of ours).
 
     Returns:
-        The length from which on ours is faster; the least length where it is faster
-        throughout, None where it is slower at the greatest.
+        The length from which on ours is faster at every point; the least length where
+        it is faster throughout, None where it is slower at the greatest.
     """
     points = sorted(points)
     if not points or points[-1][1] < 1:
@@ -131,12 +142,14 @@ def crossover(points):
     return math.exp(math.log(x0) + fraction * math.log(x1 / x0))
 
 
-def dot(size=DOT_SIZE):
-    """A float32 product of two square matrices, the yardstick of the machine.
+def rises(points):
+    """Whether the ratio grows with the length from each point to the next."""
+    ratios = [ratio for _, ratio in sorted(points)]
+    return all(a < b for a, b in itertools.pairwise(ratios))
 
-    Returns:
-        `Prepared`, and the operations of one run.
-    """
+
+def dot(size=DOT_SIZE):
+    """A float32 product of two square matrices, the yardstick of the machine."""
     import jax
     import jax.numpy as jnp
 
@@ -144,15 +157,18 @@ def dot(size=DOT_SIZE):
     product = jax.jit(lambda x: x @ x).lower(x).compile()
     prepared = Prepared(lambda: jax.block_until_ready(product(x)))
     prepared.run()
-    return prepared, 2 * size**3
+    return prepared
 
 
 def peak_growth(run):
     """Bytes by which the resident memory of this process peaks above its start.
 
+    What earlier runs freed is given back to the system first, so that it counts.
+
     Returns:
         The growth and the peak itself, in bytes; None where the system keeps no count.
     """
+    _trim()
     try:
         pathlib.Path("/proc/self/clear_refs").write_text("5")
         before = _resident("VmRSS")
@@ -162,6 +178,14 @@ def peak_growth(run):
         run()
         return None, None
     return max(0, peak - before), peak
+
+
+def _trim():
+    """Hands freed memory back to the system, where the C library can."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return
 
 
 def _resident(field):
@@ -225,7 +249,7 @@ def fresh_process(module, arguments, *, timeout):
 
 
 def machine():
-    """What the figures were taken on."""
+    """What the figures were taken on, PyTorch's threads where it has been used."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -237,7 +261,9 @@ def machine():
         for line in _lines("/proc/cpuinfo")
         if line.startswith("model name")
     ]
+    torch = sys.modules.get("torch")
     return {
+        "torch_threads": torch.get_num_threads() if torch else None,
         "processor": names[0] if names else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),

@@ -50,17 +50,23 @@ def skipped(entries):
     """Lines that say what was left out and why."""
     if not entries:
         return ["Nothing was left out."]
-    return [
-        f"- {entry['name']}, {entry['mode']}, length {entry['length']:,}: "
-        f"{entry['reason']}."
-        for entry in entries
-    ]
+    lines = []
+    for entry in entries:
+        line = f"- {entry['name']}, {entry['mode']}, length {entry['length']:,}: "
+        line += entry["reason"]
+        if entry.get("temporaries") is not None:
+            size = megabytes(entry["temporaries"])
+            line += f"; compiled only, it needs {size} MB of temporaries"
+        lines.append(line + ".")
+    return lines
 
 
 def setting(content):
     """Lines on the machine and the command."""
     facts = content["machine"]
     versions = ", ".join(f"{name} {text}" for name, text in facts["versions"].items())
+    if facts["torch_threads"] is not None:
+        versions += f"; {facts['torch_threads']} threads of torch"
     return [
         f"Command: `{content['command']}`",
         "",
@@ -82,15 +88,17 @@ def scaling(rows, modes, first=4096):
     """Exponents of time and memory from `first` to the greatest length.
 
     Returns:
-        dicts with name, mode, from, to, time and memory exponent; a pair that has
-        fewer than two lengths from `first` on has none.
+        dicts with name, mode, from, to, the exponent of time and that of the
+        compiler's temporaries, None without a compiler: growth of resident memory
+        depends on what was freed before. A pair that has fewer than two lengths from
+        `first` on has none.
     """
     found = []
     for mode in modes:
         for name in dict.fromkeys(row["name"] for row in rows):
             own = [r for r in of(rows, name=name, mode=mode) if r["length"] >= first]
             time = measure.exponent([(r["length"], r["seconds"]) for r in own])
-            sizes = [(r["length"], _memory(r)) for r in own if _memory(r)]
+            sizes = [(r["length"], r["temporaries"]) for r in own if r["temporaries"]]
             if time is not None:
                 lengths = lengths_of(own)
                 found.append(
@@ -100,14 +108,10 @@ def scaling(rows, modes, first=4096):
                         "from": lengths[0],
                         "to": lengths[-1],
                         "time": time,
-                        "memory": measure.exponent(sizes),
+                        "temporaries": measure.exponent(sizes),
                     }
                 )
     return found
-
-
-def _memory(row):
-    return row["temporaries"] if row["temporaries"] is not None else row["growth"]
 
 
 def plot(path, rows, modes, title):

@@ -50,7 +50,7 @@ def tokens(chosen):
 
 def _ours(chosen):
     task = performer_lm.make_task(chosen)
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
     ids = tokens(chosen)
     shape = ids[:, :-1].shape
     batch = {
@@ -135,58 +135,3 @@ def _torch_step(model, chosen):
 
     count = sum(x.numel() for x in model.parameters())
     return Prepared(run, None, {"parameters": count})
-
-
-def loop_share(chosen, data, *, steps, rounds, clock):
-    """Seconds of an update within `fit`, and of its compiled step alone.
-
-    Args:
-        chosen: config of the language model.
-        data: its `Data`.
-        steps: updates timed in each round, after as many that are not.
-        rounds: of one `fit` and one run of the compiled step.
-        clock: () -> seconds.
-
-    Returns:
-        [(seconds of an update in the loop, seconds of the step alone), ...].
-    """
-    task, mesh = performer_lm.make_task(chosen), sharding.make_mesh()
-    batch = data.train(0, 0, sharding.data_shards(mesh))
-    with loop.on_mesh(mesh):
-        programs = loop.programs(task, mesh)
-        batch = jax.device_put(batch, sharding.batch_sharding(mesh))
-        rng = jax.random.key(0)
-        state = programs.init(rng)
-        compiled = programs.train_step.lower(state, batch, rng).compile()
-    pairs = []
-    for _ in range(rounds):
-        marks: list = []
-
-        def marked(totals, marks=marks):
-            marks.append(clock())
-            return task.summarize(totals)
-
-        loop.fit(
-            task._replace(summarize=marked),
-            data,
-            num_steps=3 * steps,
-            log_every=steps,
-            eval_every=0,
-            mesh=mesh,
-            num_threads=chosen.data.num_threads,
-            quiet=True,
-        )
-        # Marked after updates `steps` and 2 `steps`; the first part compiles.
-        in_loop = (marks[1] - marks[0]) / steps
-        begin = clock()
-        for _ in range(steps):
-            state, metrics = compiled(state, batch, rng)
-        jax.block_until_ready((state, metrics))
-        pairs.append((in_loop, (clock() - begin) / steps))
-    return pairs
-
-
-def tiny_data(chosen):
-    """The data of a config, with one batch held out: `fit` ends with an evaluation."""
-    chosen.eval.num_batches = 1
-    return performer_lm.make_data(chosen)

@@ -20,6 +20,10 @@ What differs from the original on purpose:
 - The original has two switches for biases and two normalizations where this package
   has one; biases that a file lacks are zeros.
 
+The original draws its projections with Gaussian norms, and those are converted as they
+are; who redraws them in training keeps their law by
+`redraw(variables, rng, ortho_scaling=0.0)`.
+
 Not converted, as these models are other functions: local attention heads, axial
 positions, shifted tokens, reversible stacks, and kernel functions other than ReLU,
 which leave no trace in a state dict.
@@ -168,15 +172,16 @@ def encoder_decoder(
     """
     weights = _weights(source)
     source_map = feature_map if encoder_feature_map is None else encoder_feature_map
-    encoder = Side(weights, "enc.", source_map, False)
-    decoder = Side(weights, "dec.net.", feature_map, True, cross=True)
+    prefix = _prefix(weights, "enc.token_emb.weight")
+    encoder = Side(weights, f"{prefix}enc.", source_map, False)
+    decoder = Side(weights, f"{prefix}dec.net.", feature_map, True, cross=True)
     for name in ("normalization", "activation"):
         _same(name, getattr(encoder, name), getattr(decoder, name))
     source_table, source_positions, source_length = encoder.embedding()
     table, positions, target_length = decoder.embedding()
     _same("positions", source_positions, positions)
     max_length = max(source_length, target_length)
-    tied = "dec.net.to_out.weight" not in weights
+    tied = f"{decoder.prefix}to_out.weight" not in weights
     use_bias = encoder.has_bias or decoder.has_bias or not tied
     params = {
         "embed": _lengthened(table, max_length),
@@ -192,10 +197,10 @@ def encoder_decoder(
         params["source_embed"] = _lengthened(source_table, max_length)
     if not tied:
         params["head"] = decoder.head()
-    for name in ("enc.to_out.weight", "enc.to_out.bias"):
+    for name in ("weight", "bias"):
         # The encoder hands on what it has before its output layer.
-        if name in weights:
-            weights.drop(name)
+        if (whole := f"{encoder.prefix}to_out.{name}") in weights:
+            weights.drop(whole)
     model = PerformerSeq2Seq(
         vocab_size=table["embedding"].shape[0],
         encoder=Stack(**encoder.sizes(), attention=encoder.attention()),

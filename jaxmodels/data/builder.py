@@ -1,5 +1,8 @@
 """TFDS data sets without TensorFlow: building our own, opening prepared ones.
 
+Preparing those of others is TFDS's work, and takes TensorFlow: it unpacks archives with
+it, and most data sets come in one. It need not be where models are trained.
+
 A data set lies in `<data_dir>/<name>[/<config>]/<version>` as ArrayRecord files.
 Whoever has such a folder can read it with TFDS alone, without this package.
 """
@@ -27,6 +30,14 @@ def data_directory(data_dir=None):
     """The folder of TFDS data sets: `data_dir`, $TFDS_DATA_DIR or the usual one."""
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return epath.Path(data_dir).expanduser()
+
+
+def is_path(dataset):
+    """Whether a data set is given as a file or folder of the user's own.
+
+    Those begin with `/`, `./`, `../` or `~`; anything else is a name.
+    """
+    return str(dataset).startswith(("/", "./", "../", "~"))
 
 
 def is_local(path):
@@ -177,8 +188,10 @@ def _prepared_versions(folder):
 
 
 def _command(name):
+    """What prepares a data set, in this environment or in one of its own."""
     return (
-        'python -c "import tensorflow_datasets as tfds; '
+        "pip install 'jaxmodels[prepare]' (TFDS unpacks archives with TensorFlow), then"
+        ' python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\""
     )
 
@@ -192,15 +205,12 @@ def _missing(name, path, root):
     try:
         tfds.builder_cls(base)
     except tfds.core.DatasetNotFoundError:
+        # Either there is none, or its module asks for TensorFlow.
         known = _known_names()
-        if base in known:
-            return (
-                f"{missing}; its builder needs TensorFlow: pip install tensorflow-cpu"
-                f" in some environment, then {_command(path)}"
-            )
-        near = difflib.get_close_matches(base, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return f"{missing}, and TFDS has none of that name{hint}"
+        if base not in known:
+            near = difflib.get_close_matches(base, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            return f"{missing}, and TFDS has none of that name{hint}"
     return f"{missing}; prepare it once: {_command(path)}"
 
 

@@ -39,15 +39,17 @@ def has_codes(prepared, field):
     return isinstance(prepared.info.features[field], tfds.features.ClassLabel)
 
 
-def label_names(prepared, train, field, directory):
+def label_names(prepared, train, field, directory, policy):
     """The names of the labels, in the order of their numbers.
 
     Args:
         prepared: a builder.
         train: records of the train split.
         directory: where the labels found in the records are kept.
+        policy: keywords for `records.CheckedRecords`.
 
     Raises:
+        BadRecordError: see `jaxmodels.data.records`.
         ConfigError: there is no such field, or its labels are too few or too many.
     """
     features = prepared.info.features
@@ -59,7 +61,7 @@ def label_names(prepared, train, field, directory):
     if has_codes(prepared, field):
         names = features[field].names
     else:
-        names = _found_labels(train, field, directory)
+        names = _found_labels(train, field, directory, policy)
     if not 2 <= len(names) <= MAX_CLASSES:
         raise ConfigError(
             f"{prepared.info.full_name} has {len(names)} different labels in {field!r}:"
@@ -68,16 +70,14 @@ def label_names(prepared, train, field, directory):
     return tuple(names)
 
 
-def _found_labels(source, field, directory):
-    """The labels in records, sorted; bad ones do not count."""
+def _found_labels(source, field, directory, policy):
+    """The labels in records, sorted."""
 
     def write(folder):
-        found = set()
-        for index in range(len(source)):
-            try:
-                found.add(label_of(source[index], field))
-            except Exception:  # of a bad record; `label_data` applies the policy on it
-                continue
+        checked = records.CheckedRecords(
+            source, lambda record: label_of(record, field), **policy
+        )
+        found = {label for _, label in checked.good()}
         ordered = sorted(found, key=lambda label: (isinstance(label, str), label))
         (folder / "labels.json").write_text(json.dumps(list(map(str, ordered))))
 
@@ -87,7 +87,7 @@ def _found_labels(source, field, directory):
     return json.loads((folder / "labels.json").read_text("utf-8"))
 
 
-class LabelledRecords:
+class LabeledRecords:
     """Records, of which those without a known label cannot be read.
 
     Args:

@@ -9,21 +9,14 @@ import functools
 import numpy as np
 from absl import logging
 
-from jaxmodels.data import builder, language, rows, tokens
+from jaxmodels.data import builder, language, pipeline, rows, tokens
 from jaxmodels.data.label_records import (
-    LabelledRecords,
+    LabeledRecords,
     has_codes,
     label_names,
     labels_of,
 )
 from jaxmodels.data.listops import ListOps, listops_vocabulary, prepare_listops
-from jaxmodels.data.pipeline import (
-    Data,
-    EvalBatches,
-    TrainBatches,
-    epoch_order,
-    spread,
-)
 from jaxmodels.data.vocabulary import Vocabulary
 from jaxmodels.train.errors import ConfigError
 
@@ -77,7 +70,7 @@ def label_data(
         listops: fields of `listops.ListOps`, for the data set of that name.
 
     Returns:
-        `Data` with the arrays of `LabelledText.batch`, and how often the most common
+        `Data` with the arrays of `LabeledText.batch`, and how often the most common
         label of the train split is right as `baselines["majority_accuracy"]`.
 
     Raises:
@@ -97,12 +90,12 @@ def label_data(
     )
     if errors:
         raise ConfigError("; ".join(errors))
-    prepared = open_dataset(dataset, data_dir, listops)
+    prepared = open_dataset(dataset, data_dir, listops, text_field)
     language.check_field(prepared, text_field)
     policy = {"on_bad_record": on_bad_record, "max_bad_fraction": max_bad_fraction}
     files = {s: builder.RecordFiles(prepared, s) for s in (train_split, eval_split)}
     directory = language.token_directory(prepared, data_dir, cache_dir)
-    names = label_names(prepared, files[train_split], label_field, directory)
+    names = label_names(prepared, files[train_split], label_field, directory, policy)
     coded = has_codes(prepared, label_field)
     if num_classes is not None and num_classes != len(names):
         raise ConfigError(
@@ -113,8 +106,8 @@ def label_data(
         vocabulary, vocab_size, files[train_split], text_field, directory, policy
     )
 
-    def labelled(split):
-        source = LabelledRecords(files[split], label_field, names, coded)
+    def labeled(split):
+        source = LabeledRecords(files[split], label_field, names, coded)
         stream = tokens.tokenize(
             source,
             vocab,
@@ -123,7 +116,7 @@ def label_data(
             field=text_field,
             **policy,
         )
-        texts = LabelledText(
+        texts = LabeledText(
             stream, labels_of(stream, source, directory), length, vocab.end_id
         )
         if cut := texts.num_cut:
@@ -136,15 +129,13 @@ def label_data(
             )
         return texts
 
-    train, held_out = labelled(train_split), labelled(eval_split)
-    limit = None if num_eval_batches is None else num_eval_batches * batch_size
-    evaluation = EvalBatches(held_out, spread(len(held_out), limit), batch_size)
-    batches = TrainBatches(train, epoch_order(len(train), seed), batch_size)
-    return Data(
-        train=batches,
-        eval=evaluation,
-        num_eval_batches=evaluation.num_batches,
+    train, held_out = labeled(train_split), labeled(eval_split)
+    return pipeline.batched(
+        train,
+        held_out,
         batch_size=batch_size,
+        num_eval_batches=num_eval_batches,
+        seed=seed,
         unit="texts",
         preprocessing={
             "kind": "labels",
@@ -153,11 +144,11 @@ def label_data(
             "text_field": text_field,
             "label_field": label_field,
             "length": length,
+            "listops": _listops_fields(dataset, listops),
             "labels": list(names),
             "vocabulary": vocab.to_json(),
         },
-        records=batches.records,
-        baselines={"majority_accuracy": majority_baseline(train, evaluation)},
+        baselines={"majority_accuracy": majority_baseline},
     )
 
 
@@ -187,19 +178,25 @@ def listops_errors(fields):
     return []
 
 
-def open_dataset(dataset, data_dir=None, fields=None):
+def _listops_fields(dataset, given):
+    """All that the data set "listops" is made from; None for any other."""
+    return dataclasses.asdict(ListOps(**(given or {}))) if dataset == LISTOPS else None
+
+
+def open_dataset(dataset, data_dir=None, fields=None, text_field=None):
     """Opens, or builds, the data set that a name or a path stands for.
 
     Args:
         fields: of `listops.ListOps`, for the data set of that name.
+        text_field: by which a single file of rows is split, see `rows.row_files`.
 
     Raises:
         ConfigError: there is none.
     """
     if dataset == LISTOPS:
         return prepare_listops(ListOps(**(fields or {})), data_dir)
-    if str(dataset).startswith(("/", "./", "../", "~")):
-        return rows.prepare_rows(rows.row_files(dataset), data_dir)
+    if builder.is_path(dataset):
+        return rows.prepare_rows(rows.row_files(dataset, text_field), data_dir)
     return builder.open_prepared(dataset, data_dir)
 
 
@@ -210,7 +207,7 @@ def make_vocabulary(kind, vocab_size, *source):
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledText:
+class LabeledText:
     """Documents of a token stream with a label each, as arrays for a classifier.
 
     Attributes:

@@ -1,5 +1,6 @@
 """Language-model input: a data set's name and a few numbers in, `Data` out."""
 
+import functools
 import hashlib
 import json
 import os
@@ -9,15 +10,8 @@ import grain
 import numpy as np
 import tqdm
 
-from jaxmodels.data import builder, cache, records, text, tokens
-from jaxmodels.data.pipeline import (
-    Data,
-    EvalBatches,
-    PackedText,
-    TrainBatches,
-    epoch_order,
-    spread,
-)
+from jaxmodels.data import builder, cache, pipeline, records, text, tokens
+from jaxmodels.data.pipeline import PackedText
 from jaxmodels.data.vocabulary import (
     ByteVocabulary,
     SentencePieceVocabulary,
@@ -107,14 +101,12 @@ def language_model_data(
         return PackedText(stream, length, vocab.end_id, bytes_of_ids(stream, vocab))
 
     train, held_out = packed(train_split), packed(eval_split)
-    limit = None if num_eval_batches is None else num_eval_batches * batch_size
-    evaluation = EvalBatches(held_out, spread(len(held_out), limit), batch_size)
-    batches = TrainBatches(train, epoch_order(len(train), seed), batch_size)
-    return Data(
-        train=batches,
-        eval=evaluation,
-        num_eval_batches=evaluation.num_batches,
+    return pipeline.batched(
+        train,
+        held_out,
         batch_size=batch_size,
+        num_eval_batches=num_eval_batches,
+        seed=seed,
         unit="tokens",
         preprocessing={
             "dataset": prepared.info.full_name,
@@ -123,8 +115,9 @@ def language_model_data(
             "length": length,
             "vocabulary": vocab.to_json(),
         },
-        records=batches.records,
-        baselines={"unigram_bits_per_byte": unigram_baseline(train, evaluation, vocab)},
+        baselines={
+            "unigram_bits_per_byte": functools.partial(unigram_baseline, vocab=vocab)
+        },
     )
 
 
@@ -161,7 +154,7 @@ def open_dataset(dataset, data_dir=None):
     """
     if dataset == "python_source":
         return text.prepare_corpus(text.python_source_corpus(), data_dir)
-    if str(dataset).startswith(("/", "./", "../", "~")):
+    if builder.is_path(dataset):
         return text.prepare_corpus(text.folder_corpus(dataset), data_dir)
     return builder.open_prepared(dataset, data_dir)
 

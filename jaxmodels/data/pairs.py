@@ -9,13 +9,14 @@ import functools
 import numpy as np
 from absl import logging
 
-from jaxmodels.data import builder, docstrings, generated, language, rows, tokens
-from jaxmodels.data.pipeline import (
-    Data,
-    EvalBatches,
-    TrainBatches,
-    epoch_order,
-    spread,
+from jaxmodels.data import (
+    builder,
+    docstrings,
+    generated,
+    language,
+    pipeline,
+    rows,
+    tokens,
 )
 from jaxmodels.data.records import BadRecords
 from jaxmodels.train.errors import ConfigError
@@ -96,7 +97,7 @@ def pair_data(
     )
     if errors:
         raise ConfigError("; ".join(errors))
-    prepared = open_dataset(dataset, data_dir)
+    prepared = open_dataset(dataset, data_dir, source_field)
     fields = {"source_field": source_field, "target_field": target_field}
     for label, field in fields.items():
         language.check_field(prepared, field, label)
@@ -133,14 +134,12 @@ def pair_data(
         return made
 
     train, held_out = paired(train_split), paired(eval_split)
-    limit = None if num_eval_batches is None else num_eval_batches * batch_size
-    evaluation = EvalBatches(held_out, spread(len(held_out), limit), batch_size)
-    batches = TrainBatches(train, epoch_order(len(train), seed), batch_size)
-    return Data(
-        train=batches,
-        eval=evaluation,
-        num_eval_batches=evaluation.num_batches,
+    return pipeline.batched(
+        train,
+        held_out,
         batch_size=batch_size,
+        num_eval_batches=num_eval_batches,
+        seed=seed,
         unit="tokens",
         preprocessing={
             "kind": "pairs",
@@ -155,8 +154,9 @@ def pair_data(
                 None if source_vocabulary is None else source_vocab.to_json()
             ),
         },
-        records=batches.records,
-        baselines={"unigram_bits_per_byte": unigram_baseline(train, evaluation, vocab)},
+        baselines={
+            "unigram_bits_per_byte": functools.partial(unigram_baseline, vocab=vocab)
+        },
     )
 
 
@@ -198,8 +198,11 @@ def argument_errors(
     return errors
 
 
-def open_dataset(dataset, data_dir=None):
+def open_dataset(dataset, data_dir=None, source_field=None):
     """Opens, or builds, the data set that a name or a path stands for.
+
+    Args:
+        source_field: by which a single file of rows is split, see `rows.row_files`.
 
     Raises:
         ConfigError: there is none.
@@ -208,8 +211,8 @@ def open_dataset(dataset, data_dir=None):
         return generated.prepare(dataset, data_dir)
     if dataset == "python_docstrings":
         return docstrings.prepare(data_dir)
-    if str(dataset).startswith(("/", "./", "../", "~")):
-        return rows.prepare_rows(rows.row_files(dataset), data_dir)
+    if builder.is_path(dataset):
+        return rows.prepare_rows(rows.row_files(dataset, source_field), data_dir)
     return builder.open_prepared(dataset, data_dir)
 
 
@@ -350,7 +353,8 @@ def warn_of_cuts(pairs, name):
 def unigram_baseline(train, evaluation, vocab):
     """Bits per byte that a unigram byte model spends on the targets of `evaluation`.
 
-    It is fitted to the targets of the train split, see `language.unigram_bits`.
+    It is fitted to all good targets of the train split, in full, those whose source is
+    bad among them; see `language.unigram_bits`.
     """
     rows = evaluation.rows
     counts = np.zeros(vocab.vocab_size, np.int64)

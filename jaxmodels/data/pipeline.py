@@ -57,7 +57,7 @@ def shard(batch_size, rank, ranks):
 
 
 class Rows(Protocol):
-    """Rows that batches are made of: `PackedText`, pairs of texts, labelled texts."""
+    """Rows that batches are made of: `PackedText`, pairs of texts, labeled texts."""
 
     def __len__(self) -> int: ...
 
@@ -167,6 +167,41 @@ class EvalBatches:
         batch += [None] * (self.batch_size - len(batch))
         held = shard(self.batch_size, rank, ranks)
         return self.rows.batch(batch[held.start : held.stop])
+
+
+def batched(
+    train,
+    held_out,
+    *,
+    batch_size,
+    num_eval_batches,
+    seed,
+    unit,
+    preprocessing,
+    baselines,
+):
+    """`Data` that cuts the rows of two splits into batches.
+
+    Args:
+        train, held_out: `Rows`.
+        num_eval_batches: at most so many, of rows spread evenly; None for all rows.
+        seed: of the order of the train rows.
+        baselines: name -> (train rows, `EvalBatches`) -> what `Data.baselines` states.
+        batch_size, unit, preprocessing: as in `Data`.
+    """
+    limit = None if num_eval_batches is None else num_eval_batches * batch_size
+    evaluation = EvalBatches(held_out, spread(len(held_out), limit), batch_size)
+    batches = TrainBatches(train, epoch_order(len(train), seed), batch_size)
+    return Data(
+        train=batches,
+        eval=evaluation,
+        num_eval_batches=evaluation.num_batches,
+        batch_size=batch_size,
+        unit=unit,
+        preprocessing=preprocessing,
+        records=batches.records,
+        baselines={name: of(train, evaluation) for name, of in baselines.items()},
+    )
 
 
 def spread(num_rows, limit):

@@ -3,8 +3,8 @@
 A `.tsv` file names its columns in the first line; nothing in it is quoted. A `.jsonl`
 file holds an object of texts and numbers a line. A folder holds one file a split,
 `train`, `validation` and `test`; of a single file, each row falls into a split by a
-hash of what it holds, so that equal rows share a split and stay in it whatever else is
-added.
+hash of the field that a model reads, so that equal inputs share a split, whatever else
+their rows hold, and stay in it whatever else is added.
 """
 
 import dataclasses
@@ -28,12 +28,14 @@ class RowFiles:
     Attributes:
         files: (split or None, path) pairs; None for a file that is split by row.
         columns: names of the fields, in the order of the first file.
-        digest: hash of the contents.
+        digest: hash of the contents, and of how a single file is split.
+        split_by: the field whose text says the split of a row of a single file.
     """
 
     files: tuple[tuple[str | None, pathlib.Path], ...]
     columns: tuple[str, ...]
     digest: str
+    split_by: str
 
     @property
     def splits(self):
@@ -51,13 +53,8 @@ class RowFiles:
             if own not in (None, split):
                 continue
             for row in read_rows(path, self.columns):
-                if own is not None or row_split(row) == split:
+                if own == split or text.hashed_split(row[self.split_by]) == split:
                     yield row
-
-
-def row_split(row):
-    """The split that a row of a single file falls into."""
-    return text.hashed_split(json.dumps(row, sort_keys=True))
 
 
 def _files_of_splits(folder):
@@ -69,13 +66,17 @@ def _files_of_splits(folder):
     return tuple((split, path) for split, path in candidates if path.is_file())
 
 
-def row_files(path):
+def row_files(path, split_by=None):
     """The rows in a file, or in a folder with a file for each split.
 
     Every start reads and hashes all of it.
 
+    Args:
+        split_by: the field by whose text a single file is split; its first by default.
+
     Raises:
-        ConfigError: there is no such file, two are of one split, or it has no rows.
+        ConfigError: there is no such file or field, two files are of one split, or one
+            has no rows.
     """
     path = pathlib.Path(path).expanduser()
     if path.is_dir():
@@ -98,7 +99,15 @@ def row_files(path):
         except OSError as error:
             raise ConfigError(f"{file}: {error.strerror}") from error
         digest.update(f"{split} {file.suffix} {content}\n".encode())
-    return RowFiles(files, columns_of(files[0][1]), digest.hexdigest()[:16])
+    columns = columns_of(files[0][1])
+    split_by = columns[0] if split_by is None else split_by
+    if split_by not in columns:
+        raise ConfigError(
+            f"{path} has no field {split_by!r}; it has {', '.join(columns)}"
+        )
+    if path.is_file():
+        digest.update(f"split by {split_by}\n".encode())
+    return RowFiles(files, columns, digest.hexdigest()[:16], split_by)
 
 
 def columns_of(path):

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers import feature_maps, heads
-from jaxmodels.layers.feature_attention import LinearAttention
+from jaxmodels.layers.feature_attention import LinearAttention, check_epsilon
 
 KINDS = ("causal_linear", "linear", "softmax")
 
@@ -36,7 +36,9 @@ class AttentionSpec:
         feature_map: of the linear kinds, a name in `feature_maps.FEATURE_MAPS`.
             Without order, "exponential" takes the softmax of the keys over the length.
         num_features: M; None is int(K ln K), the number that Choromanski et al.
-            (2021), theorem 4, asks for.
+            (2021), theorem 4, asks for, or the next even one for the maps that take
+            each row twice; "elu_plus_one" and "exponential" have K without a
+            projection.
         chunk_size: tokens that the causal scan takes at once.
         query_key_norm: normalizes each head's queries and keys to unit mean square
             times a trained scale. Random features approximate the softmax well only
@@ -69,7 +71,12 @@ class AttentionSpec:
         feature_maps.feature_map(self.feature_map)
         if self.num_features is not None:
             feature_maps.projection_rows(self.feature_map, self.num_features)
-        check_epsilon(self)
+        if self.kind == "softmax" and self.epsilon is not None:
+            raise ValueError(
+                f"attention epsilon {self.epsilon} is added to features, which kind "
+                "'softmax' has none of; leave it None"
+            )
+        check_epsilon(self.feature_map, self.epsilon, self.kind == "causal_linear")
 
 
 @flax.struct.dataclass
@@ -207,6 +214,7 @@ class Attention(nn.Module):
         if context is not None:
             return self.recall(self.remember(context, mask), x)
         query, key, value = heads.project(self, x, positions)
+        key, value = heads.silence(key, mask), heads.silence(value, mask)
         seen = softmax_mask(
             x.shape[1],
             causal=self.causal,
@@ -224,13 +232,14 @@ class Attention(nn.Module):
         mask = None if memory.mask is None else key_mask(memory.mask)
         return self.out(dot_product_attention(query, memory.key, memory.value, mask))
 
-    def prefill(self, x, state=None, *, positions=None, mask=None):
+    def prefill(self, x, state=None, *, positions=None, mask=None, prefix_lengths=None):
         """Causal attention of [B, T, D] to itself and to what `state` holds.
 
         Args:
             state: `KeyValueCache`, or None for an empty one.
             positions: int [B, T].
             mask: bool [B, T], the tokens to attend to and to remember.
+            prefix_lengths: int [B]; the first columns of x, which all of x sees.
 
         Returns:
             [B, T, D], NaN once the cache has overflowed; and the state.
@@ -249,9 +258,14 @@ class Attention(nn.Module):
         if state is None:
             state = _empty_cache(key, value, self.cache_length)
         mask = jnp.ones((batch, length), bool) if mask is None else mask
-        slots, own = jnp.arange(state.key.shape[1]), state.length + jnp.arange(length)
+        key, value = heads.silence(key, mask), heads.silence(value, mask)
+        # Counted from the first column of x: what came before it is negative.
+        slots = jnp.arange(state.key.shape[1]) - state.length
+        seen = (slots <= jnp.arange(length)[:, None])[None, None]
+        if prefix_lengths is not None:
+            seen |= slots < prefix_lengths[:, None, None, None]
         state = _append(state, key, value, mask)
-        seen = state.valid[:, None, None] & (slots <= own[:, None])
+        seen &= state.valid[:, None, None]
         out = dot_product_attention(query, state.key, state.value, seen)
         out = jnp.where(state.length <= slots.size, out, jnp.nan)
         return self.out(out), state
@@ -284,26 +298,6 @@ def make_attention(spec, *, causal, cache_length=None, **fields):
         causal=causal,
         **fields,
     )
-
-
-def check_epsilon(spec):
-    """Raises ValueError where an `AttentionSpec` cannot have its epsilon."""
-    epsilon, name = spec.epsilon, spec.feature_map
-    if epsilon is None:
-        return
-    if epsilon < 0:
-        raise ValueError(f"attention epsilon {epsilon} must be at least 0, or None")
-    if spec.kind == "softmax" or name not in ("favor_plus", "relu"):
-        raise ValueError(
-            f"attention epsilon {epsilon} is added to the features of favor_plus or "
-            f"relu alone, not to kind {spec.kind!r} with {name!r}; leave it None"
-        )
-    if epsilon and spec.kind == "causal_linear" and name == "favor_plus":
-        raise ValueError(
-            f"attention epsilon {epsilon} in kind 'causal_linear' would leak the "
-            "future: favor_plus adds it relative to the largest key of the whole "
-            "sequence; use epsilon 0 or None"
-        )
 
 
 def _empty_cache(key, value, slots):

@@ -10,7 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers import feature_maps, heads, linear_attention, linear_parallel
+from jaxmodels.layers import (
+    feature_maps,
+    heads,
+    linear_attention,
+    linear_checks,
+    linear_parallel,
+)
 
 
 class LinearAttention(nn.Module):
@@ -23,6 +29,9 @@ class LinearAttention(nn.Module):
         feature_map, num_features, chunk_size, query_key_norm, epsilon: as in
             `AttentionSpec`.
         head_dim, causal, rotary, use_bias, out_scale: as in `Attention`.
+
+    Raises:
+        ValueError: an epsilon that the feature map or a causal order cannot have.
     """
 
     embed_dim: int
@@ -39,6 +48,10 @@ class LinearAttention(nn.Module):
     epsilon: float | None = None
     dtype: str = "float32"
     param_dtype: str = "float32"
+
+    def __post_init__(self):
+        check_epsilon(self.feature_map, self.epsilon, self.causal)
+        super().__post_init__()
 
     def setup(self):
         self.query, self.key, self.value, self.out = heads.projections(self)
@@ -109,13 +122,14 @@ class LinearAttention(nn.Module):
         query = heads.project_query(self, x, cut=True)
         return self.out(self._attend(memory, query))
 
-    def prefill(self, x, state=None, *, positions=None, mask=None):
+    def prefill(self, x, state=None, *, positions=None, mask=None, prefix_lengths=None):
         """Causal attention of [B, T, D] to itself and to what `state` has summed.
 
         Args:
             state: of `linear_attention.initial_state`, or None for a new one.
             positions: int [B, T].
             mask: bool [B, T], the tokens to attend to and to remember.
+            prefix_lengths: int [B]; the first columns of x, which all of x sees.
 
         Returns:
             [B, T, D] and the state, whose size does not depend on T.
@@ -127,13 +141,14 @@ class LinearAttention(nn.Module):
             value,
             features=self._features(),
             mask=mask,
+            prefix_lengths=prefix_lengths,
             state=state,
             chunk_size=self.chunk_size,
         )
         return self.out(out), state
 
     def step(self, state, x, *, positions=None):
-        """`prefill` of one token, x [B, 1, D], without the scan."""
+        """`prefill` of one token, x [B, 1, D], in time that no length enters."""
         query, key, value = heads.project(self, x, positions, cut=True)
         state, out = linear_attention.linear_attention_step(
             state, query[:, 0], key[:, 0], value[:, 0], features=self._features()
@@ -143,9 +158,10 @@ class LinearAttention(nn.Module):
     def _sum(self, memory):
         """The state of all keys, whatever their order."""
         key, features = memory.key, self._features()
+        linear_checks.per_token(key, mask=memory.mask)
         if self.feature_map == "exponential":
             key = _log_softmax(key, memory.mask)
-        elif self.feature_map == "favor_plus" and self.epsilon:
+        elif self._adds_to_softmax():
             projection = self._directions()
             key = feature_maps.append_peak(projection, key, memory.mask)
             features = feature_maps.favor_plus_keys(projection, epsilon=self.epsilon)
@@ -158,8 +174,17 @@ class LinearAttention(nn.Module):
         return linear_parallel.attend_to_state(state, query, features=self._features())
 
     def _features(self):
+        """The map of queries, and of keys unless `_adds_to_softmax`."""
         options = {} if self.epsilon is None else {"epsilon": self.epsilon}
-        return feature_maps.feature_map(self.feature_map)(self._directions(), **options)
+        if self._adds_to_softmax():
+            return feature_maps.favor_plus_queries(self._directions(), **options)
+        if self.feature_map == "relu":
+            return feature_maps.relu(self._directions(), **options)
+        return feature_maps.feature_map(self.feature_map)(self._directions())
+
+    def _adds_to_softmax(self):
+        """Whether features of the softmax kernel are relative to a peak."""
+        return self.feature_map == "favor_plus" and bool(self.epsilon)
 
     def _directions(self):
         return None if self.projection is None else self.projection.value
@@ -172,6 +197,25 @@ def _log_softmax(key, mask):
     total = jax.nn.logsumexp(key, axis=1, keepdims=True, where=where)
     # Nothing reads keys that are all masked.
     return key - jnp.where(jnp.isneginf(total), 0.0, total)
+
+
+def check_epsilon(feature_map, epsilon, causal):
+    """Raises ValueError where a feature map or a causal order cannot have `epsilon`."""
+    if epsilon is None:
+        return
+    if epsilon < 0:
+        raise ValueError(f"attention epsilon {epsilon} must be at least 0, or None")
+    if feature_map not in ("favor_plus", "relu"):
+        raise ValueError(
+            f"attention epsilon {epsilon} is added to the features of favor_plus or "
+            f"relu alone, not to those of {feature_map!r}; leave it None"
+        )
+    if epsilon and causal and feature_map == "favor_plus":
+        raise ValueError(
+            f"attention epsilon {epsilon} in causal attention would leak the future: "
+            "favor_plus adds it relative to the largest key of the whole sequence; "
+            "use epsilon 0 or None"
+        )
 
 
 def num_rows(feature_map, num_features, head_dim):

@@ -82,7 +82,7 @@ def _orthonormalize(rows):
     return jax.lax.fori_loop(0, rows.shape[1], step, rows)
 
 
-def favor_plus(projection, *, epsilon=0.0):
+def favor_plus(projection):
     """Positive features of the softmax kernel exp(q.k / sqrt(K)).
 
     phi(x) = R^-1/2 exp(W x' - |x'|^2 / 2) with x' = x K^-1/4 (Choromanski et al.,
@@ -90,13 +90,20 @@ def favor_plus(projection, *, epsilon=0.0):
 
     Args:
         projection: [R, K], from `orthogonal_projection`.
-        epsilon: added to each feature divided by exp(peak), where the peak of a query
-            is the largest entry of its W x'. Keys then need `favor_plus_keys`.
     """
-    projection = _needed(projection, "favor_plus")
-    if not epsilon:
-        return Partial(_favor_plus, projection)
-    return Partial(_favor_plus_epsilon, projection, epsilon)
+    return Partial(_favor_plus, _needed(projection, "favor_plus"))
+
+
+def favor_plus_queries(projection, *, epsilon):
+    """`favor_plus` of queries whose keys have the features of `favor_plus_keys`.
+
+    Args:
+        projection: [R, K].
+        epsilon: added to each feature divided by exp(peak), where the peak of a query
+            is the largest entry of its W x'.
+    """
+    projection = _needed(projection, "favor_plus_queries")
+    return Partial(_favor_plus_queries, projection, epsilon)
 
 
 def favor_plus_keys(projection, *, epsilon):
@@ -278,7 +285,7 @@ def _favor_plus(projection, x):
     return jnp.exp(logits - peak[..., None]), log_scale
 
 
-def _favor_plus_epsilon(projection, epsilon, x):
+def _favor_plus_queries(projection, epsilon, x):
     values, log_scale = _favor_plus(projection, x)
     # |x'|^2 / 2 stays with the features: what is added does not shrink with it.
     values *= jnp.exp(-_half_square(_scaled(x)))[..., None]

@@ -47,11 +47,6 @@ def head_width(embed_dim, num_heads, head_dim=None):
     return embed_dim // num_heads
 
 
-def check_heads(embed_dim, num_heads, head_dim=None):
-    """Raises ValueError unless the heads have a width."""
-    head_width(embed_dim, num_heads, head_dim)
-
-
 def projections(module):
     """The modules query, key, value (D to H K) and out (H K to D)."""
     width = head_width(module.embed_dim, module.num_heads, module.head_dim)
@@ -106,10 +101,23 @@ def project_query(module, x, *, cut=False):
 
 def remember(module, context, mask, *, cut=False):
     """Keys and values of cross-attention; `cut` as in `project`."""
+    context = silence(context, mask)
     key, value = module.key(context), module.value(context)
     key = module.key_norm(key) if module.query_key_norm else key
     key, value = (_place(module, y, cut) for y in (key, value))
     return Memory(key, value, mask)
+
+
+def silence(x, mask):
+    """[B, S, ...] with zeros for the tokens that `mask`, bool [B, S], leaves out.
+
+    A weight of zero does not silence a NaN, neither in a sum nor in a gradient. A mask
+    of another shape, which is not of tokens, leaves all as it is.
+    """
+    batch, length = x.shape[:2]
+    if mask is None or mask.shape not in ((batch, length), (1, length)):
+        return x
+    return jnp.where(mask.reshape(*mask.shape, *[1] * (x.ndim - 2)), x, 0)
 
 
 def _place(module, x, cut):

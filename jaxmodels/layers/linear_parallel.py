@@ -118,7 +118,7 @@ def causal_linear_attention(
             chunk_size=chunk_size,
         )
     linear_checks.causal(**tokens._asdict())
-    _check_state(state, tokens, features)
+    _check_state(state, key, value.shape[-1], features)
     per_token, per_state = _specs(key)
     run = functools.partial(_causal, normalizer=normalizer, chunk_size=chunk_size)
     specs = PartitionSpec(), per_token, None if state is None else per_state
@@ -142,7 +142,7 @@ def key_value_state(
             chunk_size=chunk_size,
         )
     linear_checks.keys(key, value, log_input=log_input, mask=mask)
-    _check_state(state, tokens, features)
+    _check_state(state, key, value.shape[-1], features)
     per_token, per_state = _specs(key)
     run = functools.partial(_total, chunk_size=chunk_size)
     specs = PartitionSpec(), per_token, None if state is None else per_state
@@ -155,6 +155,8 @@ def attend_to_state(state, query, *, features, dtype=None, chunk_size=256):
     options = {"dtype": dtype, "chunk_size": chunk_size}
     if not is_cut(query.shape[1]):
         return plain.attend_to_state(state, query, features=features, **options)
+    linear_checks.shapes(query, query, query, same_length=True)
+    _check_state(state, query, state.sums.shape[2] - 1, features)
     per_token, per_state = _specs(query)
 
     def run(features, state, query):
@@ -167,11 +169,12 @@ def attend_to_state(state, query, *, features, dtype=None, chunk_size=256):
     return run(_constant(features), state, query)
 
 
-def _check_state(state, tokens, features):
+def _check_state(state, tokens, value_dim, features):
+    """As `linear_attention.check_state`, for tokens [B, L, H, K] and D."""
     if state is not None:
-        rows, _, heads, width = tokens.value.shape
+        rows, _, heads, _ = tokens.shape
         features = plain.feature_tree(features)
-        plain.check_state(state, (rows, heads, width), tokens.key, features)
+        plain.check_state(state, (rows, heads, value_dim), tokens, features)
 
 
 def _constant(features):

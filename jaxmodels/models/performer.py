@@ -6,6 +6,7 @@ family, from the files that hold them.
 Shapes use M rows and K columns of a projection.
 """
 
+import functools
 import math
 
 import jax
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 
-def redraw(collections, rng):
+def redraw(collections, rng, *, ortho_scaling=1.0):
     """Draws every random projection anew; a function of `rng` and the shapes alone.
 
     Args:
@@ -50,13 +51,15 @@ def redraw(collections, rng):
             `init` will do. In "projections" each leaf is [M, K] or, in a scanned
             stack, [layers, M, K], and every layer gets a projection of its own.
         rng: PRNG key.
+        ortho_scaling: the norms of the rows, as in `orthogonal_projection`.
 
     Returns:
         The same collections, "projections" replaced.
     """
     if "projections" not in collections:
         return dict(collections)
-    draw = jax.vmap(orthogonal_projection, in_axes=(0, None, None))
+    draw = functools.partial(orthogonal_projection, ortho_scaling=ortho_scaling)
+    draw = jax.vmap(draw, in_axes=(0, None, None))
     leaves, tree = jax.tree.flatten(collections["projections"])
     drawn = []
     for index, leaf in enumerate(leaves):

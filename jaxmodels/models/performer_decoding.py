@@ -24,12 +24,14 @@ class DecodingState:
     position: jax.Array
 
 
-def prefill(embed, decoder, tokens, state, mask, **context):
+def prefill(embed, decoder, tokens, state, mask, *, last_only=False, **options):
     """Reads int [B, T] after `state`; returns [B, T, D] and the `DecodingState`.
 
     Args:
         embed, decoder: bound modules of a model.
-        context: of cross-attention, as in `PerformerLayer.prefill`.
+        last_only: returns [B, 1, D] of the last token that is there, or of the last
+            column where there is none.
+        options: as in `PerformerLayer.prefill`.
 
     Raises:
         ValueError: there is no token.
@@ -45,8 +47,11 @@ def prefill(embed, decoder, tokens, state, mask, **context):
         state=None if state is None else state.layers,
         positions=places,
         mask=mask,
-        **context,
+        **options,
     )
+    if last_only:
+        last = length - 1 - jnp.argmax(mask[:, ::-1], axis=1)
+        x = jnp.take_along_axis(x, last[:, None, None], axis=1)
     return x, DecodingState(layers, start + taken)
 
 

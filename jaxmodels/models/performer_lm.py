@@ -112,7 +112,8 @@ class PerformerLM(nn.Module):
         Args:
             tokens: int [B, T].
             positions: int [B, T], below `max_length` where they are learned; by default
-                they count from 0 in each segment.
+                they count from 0 in each segment or, where a mask is given and no
+                segments, the tokens that are there, as `prefill` does.
             segment_ids: int [B, T]; tokens see their own segment alone.
             mask: bool [B, T], the tokens to attend to.
             prefix_lengths: int [B]; the first tokens that all others see.
@@ -126,8 +127,7 @@ class PerformerLM(nn.Module):
                 causal model.
         """
         if positions is None:
-            ids = jnp.zeros_like(tokens) if segment_ids is None else segment_ids
-            positions = segment_positions(ids)
+            positions = _positions(tokens, segment_ids, mask)
         x = self.drop(self.embed(tokens, positions), deterministic=not train)
         x = constrain(self, x, RESIDUAL_AXES)
         options = dict(positions=positions, mask=mask, segment_ids=segment_ids)
@@ -141,16 +141,22 @@ class PerformerLM(nn.Module):
             )
         return self._logits(x)
 
-    def prefill(self, tokens, state=None, *, mask=None):
+    def prefill(
+        self, tokens, state=None, *, mask=None, prefix_lengths=None, last_only=False
+    ):
         """Reads a prompt, or more of one: int [B, T] to logits and a state.
 
         Args:
             state: `DecodingState` to continue; None starts anew.
             mask: bool [B, T], the tokens that are there; those that are not may stand
                 anywhere, and neither count as positions nor are attended to.
+            prefix_lengths: int [B]; the first columns of `tokens`, which all of them
+                see.
+            last_only: leaves out the logits that sampling does not read.
 
         Returns:
-            float32 [B, T, V] and the `DecodingState` after the prompt.
+            float32 [B, T, V], or with `last_only` [B, V] of the last token that is
+            there; and the `DecodingState` after the prompt.
 
         Raises:
             ValueError: no token, more than fit in one context, or no causal model.
@@ -158,9 +164,16 @@ class PerformerLM(nn.Module):
         if not self.causal:
             raise ValueError("a bidirectional model does not generate; set causal=True")
         x, state = performer_decoding.prefill(
-            self.embed, self.decoder, tokens, state, mask
+            self.embed,
+            self.decoder,
+            tokens,
+            state,
+            mask,
+            prefix_lengths=prefix_lengths,
+            last_only=last_only,
         )
-        return self._logits(x), state
+        logits = self._logits(x)
+        return (logits[:, 0] if last_only else logits), state
 
     def step(self, state, token):
         """Reads one token: int [B] to float32 [B, V] and the next state.
@@ -172,6 +185,15 @@ class PerformerLM(nn.Module):
 
     def _logits(self, x):
         return self.embed.logits(x) if self.tie_embeddings else self.head(x)
+
+
+def _positions(tokens, segment_ids, mask):
+    """int [B, T], for tokens that come without."""
+    # Masks of pairs [B, H, T, T] do not say which tokens are there.
+    if segment_ids is None and mask is not None and mask.ndim == 2:
+        return performer_tokens.count_places(mask)[0]
+    ids = jnp.zeros_like(tokens) if segment_ids is None else segment_ids
+    return segment_positions(ids)
 
 
 def lm_problems(model):

@@ -256,13 +256,21 @@ class PerformerSeq2Seq(nn.Module):
         return self._logits(x)
 
     def prefill(
-        self, tokens, state=None, *, context=None, context_mask=None, mask=None
+        self,
+        tokens,
+        state=None,
+        *,
+        context=None,
+        context_mask=None,
+        mask=None,
+        last_only=False,
     ):
         """Reads the beginning of a target, or more of it; see `PerformerLM.prefill`.
 
         Args:
             context: [B, S, D] of `encode`; needed at first, and kept in the state.
             context_mask: bool [B, S].
+            mask, last_only: as in `PerformerLM.prefill`.
         """
         x, state = performer_decoding.prefill(
             self.embed,
@@ -272,8 +280,10 @@ class PerformerSeq2Seq(nn.Module):
             mask,
             context=context,
             context_mask=context_mask,
+            last_only=last_only,
         )
-        return self._logits(x), state
+        logits = self._logits(x)
+        return (logits[:, 0] if last_only else logits), state
 
     def step(self, state, token):
         """Reads one token: int [B] to float32 [B, V] and the next state."""

@@ -37,14 +37,16 @@ class PerformerLayer(nn.Module):
     in a residual wrapper.
 
     Attributes:
-        embed_dim: D, divisible by `num_heads`.
+        embed_dim: D, divisible by `num_heads` where `head_dim` is None.
         mlp_dim: hidden width of the feed-forward network.
         attention: of the tokens to each other; its kind must agree with `causal`.
         cross_attention: of the tokens to a context; None for no such part.
         dropout: rate, on the output of each part.
         activation: a name in `feed_forward.ACTIVATIONS` or `feed_forward.GATES`.
         match_params: shrinks a gated network to the parameters of a plain one.
-        normalization: a name in `normalization.RESIDUALS`.
+        normalization: a name in `normalization.RESIDUALS`. The first gains are
+            those of their papers: sqrt(D) in "scale_norm" (Nguyen and Salazar, 2019), 0
+            in "rezero" (Bachlechner et al., 2021).
         head_dim: width of a head; None is embed_dim / num_heads.
         self_mlp: a feed-forward network between self- and cross-attention as well.
         rotary: turns queries and keys of the self-attention by their positions.
@@ -147,12 +149,21 @@ class PerformerLayer(nn.Module):
         return constrain(self, x, RESIDUAL_AXES)
 
     def prefill(
-        self, x, context=None, state=None, *, positions, mask=None, context_mask=None
+        self,
+        x,
+        context=None,
+        state=None,
+        *,
+        positions,
+        mask=None,
+        prefix_lengths=None,
+        context_mask=None,
     ):
         """Like a call, after the tokens of `state`; returns [B, T, D] and a state.
 
         Args:
             state: `LayerState`, whose context stands for `context`; None starts anew.
+            prefix_lengths: int [B]; the first columns of x, which all of x sees.
         """
         if state is None:
             state = LayerState(None, self._remember(context, context_mask))
@@ -161,6 +172,7 @@ class PerformerLayer(nn.Module):
             state.attention,
             positions=positions,
             mask=mask,
+            prefix_lengths=prefix_lengths,
         )
         x = self._rest(self.attention_norm.write(x, y), state.memory)
         return x, state.replace(attention=attention)

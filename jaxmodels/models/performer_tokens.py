@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxmodels.layers import feed_forward, normalization
 from jaxmodels.layers.attention import make_attention
-from jaxmodels.layers.heads import check_heads
+from jaxmodels.layers.heads import head_width
 from jaxmodels.layers.positions import (
     ADDS_SINUSOIDS,
     TURNS_HEADS,
@@ -106,7 +106,16 @@ class Head(nn.Module):
 
 
 def count_places(mask, start=0):
-    """Positions int32 [B, T] of the tokens that are there, counted from `start` [B]."""
+    """Positions of the tokens that are there, and how many they are.
+
+    Args:
+        mask: bool [B, T], the tokens that are there.
+        start: int [B], the position of the first of them.
+
+    Returns:
+        int32 [B, T], where a token that is not there has the position of the one
+        before it, and int32 [B].
+    """
     counts = jnp.cumsum(mask, axis=1, dtype=jnp.int32)
     return jnp.reshape(start, (-1, 1)) + jnp.maximum(counts - 1, 0), counts[:, -1]
 
@@ -162,7 +171,7 @@ def stack_problems(stack, positions, *, causal, cross_attention=None):
         lambda: check_positions(positions, stack.embed_dim, head_dim),
     ]
     if stack.head_dim is None:
-        attempts.append(lambda: check_heads(stack.embed_dim, stack.num_heads))
+        attempts.append(lambda: head_width(stack.embed_dim, stack.num_heads))
     if cross_attention is not None:
         attempts.append(lambda: _try_attention(cross_attention, False))
     return failures(*attempts)

@@ -5,7 +5,6 @@ python -m jaxmodels.pipelines.classify --checkpoint runs/c "[MAX 2 9 [MIN 4 7 ] 
 Shapes use N texts, B batch, T length, C classes.
 """
 
-import argparse
 import functools
 import sys
 from typing import Any, NamedTuple
@@ -15,6 +14,8 @@ import numpy as np
 
 from jaxmodels.data import labels, vocabulary
 from jaxmodels.models.performer_classifier import PerformerClassifier
+from jaxmodels.pipelines import text_models
+from jaxmodels.pipelines.generate import Parser
 from jaxmodels.train import checkpoint, model_file
 from jaxmodels.train.errors import INTERRUPTED, ConfigError, RunError
 
@@ -86,7 +87,27 @@ def classify(classifier, texts, batch_size=BATCH_SIZE):
     Raises:
         ConfigError: a text is empty or cannot be encoded; says which.
     """
-    rows = [encode(classifier, text, place) for place, text in enumerate(texts)]
+    return probabilities(classifier, encode(classifier, texts), batch_size)
+
+
+def encode(classifier, texts):
+    """The ids of each text.
+
+    Raises:
+        ConfigError: a text is empty or cannot be encoded; says which.
+    """
+    rows = [
+        text_models.encode(classifier.vocabulary, text, f"text {place}")
+        for place, text in enumerate(texts)
+    ]
+    for place, ids in enumerate(rows):
+        if not ids.size:
+            raise ConfigError(f"text {place} is empty; a text has at least one token")
+    return rows
+
+
+def probabilities(classifier, rows, batch_size=BATCH_SIZE):
+    """`classify` of the ids of texts, as `encode` gives them."""
     found = [np.zeros((0, len(classifier.labels)), np.float32)]
     for begin in range(0, len(rows), batch_size):
         block = rows[begin : begin + batch_size]
@@ -106,36 +127,16 @@ def _probabilities(model, variables, inputs, mask):
     return jax.nn.softmax(model.apply(variables, inputs, mask=mask))
 
 
-def encode(classifier, text, place=0):
-    """The ids of a text.
-
-    Raises:
-        ConfigError: it has none; `place` says which text it is.
-    """
-    try:
-        ids = classifier.vocabulary.encode(text)
-    except ValueError as error:
-        raise ConfigError(f"text {place} cannot be encoded: {error}") from None
-    if not len(ids):
-        raise ConfigError(f"text {place} is empty; a text has at least one token")
-    return ids
-
-
-def describe(probabilities, names, top_k):
-    """The most likely label and the probabilities of the `top_k` most likely ones."""
-    order = np.argsort(-probabilities, kind="stable")[:top_k]
-    shares = [f"{names[place]} {100 * probabilities[place]:.1f} %" for place in order]
+def describe(row, names, top_k):
+    """The most likely label and the probabilities [C] of the `top_k` most likely."""
+    order = np.argsort(-row, kind="stable")[:top_k]
+    shares = [f"{names[place]} {100 * row[place]:.1f} %" for place in order]
     return f"{names[order[0]]}  ({', '.join(shares)})"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise ConfigError(f"{message}; see --help")
 
 
 def parser():
     """The command line."""
-    flags = _Parser(
+    flags = Parser(
         prog="python -m jaxmodels.pipelines.classify",
         description=__doc__.split("\n")[0],
     )
@@ -155,15 +156,15 @@ def main(argv=None):
             raise ConfigError(f"top_k {flags.top_k} must be at least 1")
         classifier = load(flags.checkpoint)
         texts = flags.texts or [line.rstrip("\n") for line in sys.stdin]
-        for place, text in enumerate(texts):
-            count = len(encode(classifier, text, place))
-            if count >= classifier.length:
+        rows = encode(classifier, texts)
+        for place, ids in enumerate(rows):
+            if ids.size >= classifier.length:
                 print(
-                    f"warning: of the {count} tokens of text {place} the first"
+                    f"warning: of the {ids.size} tokens of text {place} the first"
                     f" {classifier.length - 1} are read",
                     file=sys.stderr,
                 )
-        for text, row in zip(texts, classify(classifier, texts), strict=True):
+        for text, row in zip(texts, probabilities(classifier, rows), strict=True):
             short = " ".join(text.split())
             short = short if len(short) <= SHOWN_TEXT else f"{short[:SHOWN_TEXT]}..."
             print(f"{describe(row, classifier.labels, flags.top_k)}  {short}")

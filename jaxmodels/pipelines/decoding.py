@@ -24,6 +24,7 @@ def generate(
     top_k=None,
     top_p=1.0,
     prompt_mask=None,
+    prefix_lengths=None,
     source=None,
     source_mask=None,
     end_id=None,
@@ -45,6 +46,8 @@ def generate(
         top_p: samples among the fewest tokens, after `top_k`, that together have this
             probability (Holtzman et al., 2020).
         prompt_mask: bool [B, P], False for padding; None where there is none.
+        prefix_lengths: int [B], the first columns of the prompt, which all of it sees,
+            for a language model that was trained so; None where there are none.
         source: int [B, S], what a model with an encoder reads; else None.
         source_mask: bool [B, S], False for padding; None where there is none.
         end_id: a row that has drawn it holds nothing else from there on.
@@ -54,7 +57,8 @@ def generate(
 
     Raises:
         ConfigError: (a ValueError) an argument out of its range, an empty prompt, more
-            tokens than fit in one context, or a source where the model takes none.
+            tokens than fit in one context, or a source or a prefix where the model
+            takes none.
     """
     check_sampling(max_tokens, temperature, top_k, top_p)
     given = checked(
@@ -63,7 +67,7 @@ def generate(
     return _decode(
         model,
         variables,
-        given,
+        (*given, checked_prefix(model, prefix_lengths, given[0].shape)),
         rng,
         jnp.float32(temperature),
         None if top_k is None else jnp.int32(top_k),
@@ -117,7 +121,9 @@ def _decode(
     return jax.lax.while_loop(unfinished, step, start)[1]
 
 
-def read(model, variables, prompt, mask, source=None, source_mask=None):
+def read(
+    model, variables, prompt, mask, source=None, source_mask=None, prefix_lengths=None
+):
     """Reads what `checked` returns: logits [B, V] of the first new token, and a state.
 
     Traced, so that a loop over steps may follow in the same program.
@@ -128,11 +134,11 @@ def read(model, variables, prompt, mask, source=None, source_mask=None):
             variables, source, source_mask=source_mask, method="encode"
         )
         beside = dict(context=context, context_mask=source_mask)
-    logits, state = model.apply(
-        variables, prompt, mask=mask, method="prefill", **beside
+    if prefix_lengths is not None:
+        beside["prefix_lengths"] = prefix_lengths
+    return model.apply(
+        variables, prompt, mask=mask, last_only=True, method="prefill", **beside
     )
-    last = prompt.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
-    return jnp.take_along_axis(logits, last[:, None, None], axis=1)[:, 0], state
 
 
 def sample(logits, rng, temperature, top_k=None, top_p=None):
@@ -219,6 +225,29 @@ def checked(model, prompt, prompt_mask, source, source_mask, *, max_tokens):
         )
     check_source(model, source.shape[1])
     return prompt, prompt_mask, source, source_mask
+
+
+def checked_prefix(model, prefix_lengths, shape):
+    """`prefix_lengths` of a prompt of `shape` [B, P] as int32 [B], or None.
+
+    Raises:
+        ConfigError: see `generate`.
+    """
+    if prefix_lengths is None:
+        return None
+    if reads_source(model):
+        raise ConfigError(
+            f"prefix_lengths are given and {type(model).__name__} has an encoder; what "
+            "all tokens may see is its source"
+        )
+    lengths, (batch, longest) = np.asarray(prefix_lengths), shape
+    whole = lengths.shape == (batch,) and np.issubdtype(lengths.dtype, np.integer)
+    if not (whole and lengths.min() >= 0 and lengths.max() <= longest):
+        raise ConfigError(
+            f"prefix_lengths {lengths.tolist()} are not {batch} integers from 0 to "
+            f"{longest}, one for each prompt"
+        )
+    return jnp.asarray(lengths, jnp.int32)
 
 
 def check_source(model, length):

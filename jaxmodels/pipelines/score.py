@@ -165,11 +165,11 @@ def score(
     if settings.get("beam_size", 1) == 1:
         settings.setdefault("temperature", 0.0)
     _, preprocessing = model_file.read(workdir)
+    fields = preprocessing["source_field"], preprocessing["target_field"]
     if dataset is None:
         prepared = open_dataset(preprocessing["dataset"], data_dir)
     else:
-        prepared = pairs.open_dataset(dataset, data_dir)
-    fields = preprocessing["source_field"], preprocessing["target_field"]
+        prepared = pairs.open_dataset(dataset, data_dir, fields[0])
     found, num_bad = read_pairs(prepared, split, fields, num_examples)
     sources, references = map(list, zip(*found, strict=True))
     new = generate_all(

@@ -263,6 +263,7 @@ def check_search(num_samples, beam_size, length_penalty, **sampling):
         raise ConfigError(f"num_samples {num_samples} must be at least 1")
     beam.check_beam(beam_size, length_penalty)
     if beam_size == 1:
+        check_draws(num_samples, **sampling)
         return
     drawn = [name for name, value in sampling.items() if value is not None]
     if drawn:
@@ -274,4 +275,16 @@ def check_search(num_samples, beam_size, length_penalty, **sampling):
         raise ConfigError(
             f"num_samples {num_samples} is more than beam_size {beam_size} finds; "
             "raise beam_size"
+        )
+
+
+def check_draws(num_samples, temperature=None, top_k=None, top_p=None):
+    """Raises ConfigError for settings of draws where a temperature of 0 draws none."""
+    several = num_samples if num_samples > 1 else None
+    limits = {"num_samples": several, "top_k": top_k, "top_p": top_p}
+    useless = [f"{name} {x}" for name, x in limits.items() if x is not None]
+    if temperature == 0 and useless:
+        raise ConfigError(
+            "temperature 0 always takes the most likely token, which leaves nothing to "
+            f"{', '.join(useless)}: set --temperature above 0, or leave them out"
         )

@@ -20,7 +20,7 @@ def curves(records, baselines=None, *, title="", log_x=False):
         records: lines of `metrics.jsonl`: `step`, `split`, then values, None where a
             value was not finite.
         baselines: {name: value}; `unigram_bits_per_byte` belongs to the metric
-            `bits_per_byte` and is labelled "unigram".
+            `bits_per_byte` and is labeled "unigram".
         title: name of the run.
         log_x: steps on a logarithmic axis.
 

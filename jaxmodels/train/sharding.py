@@ -172,13 +172,13 @@ def activation_rules():
     return nn.logical_axis_rules(ACTIVATION_RULES)
 
 
-def check_mesh(shape, num_devices, *, batch_size, length=1, microbatches=1):
+def check_mesh(shape, num_devices, *, batch_size, lengths=None, microbatches=1):
     """Everything wrong with a mesh, one line each; empty when it can run.
 
     Args:
         shape: axis -> size, with -1 for what the others leave.
         batch_size: global batch.
-        length: sequence length that `seq` cuts.
+        lengths: name -> length of the sequences that `seq` cuts.
         microbatches: slices that the batch is cut into.
     """
     try:
@@ -187,15 +187,18 @@ def check_mesh(shape, num_devices, *, batch_size, length=1, microbatches=1):
         return [str(error)]
     lines, rows = [], data * fsdp * microbatches
     if batch_size % rows:
-        lower = batch_size // rows * rows
         lines.append(
             f"batch_size {batch_size} is not divisible by data x fsdp x microbatches "
-            f"= {data} x {fsdp} x {microbatches} = {rows}; "
-            f"try {lower or rows} or {lower + rows if lower else 2 * rows}"
+            f"= {data} x {fsdp} x {microbatches} = {rows}; {_remedy(batch_size, rows)}"
         )
-    if length % seq:
-        lines.append(
-            f"length {length} is not divisible by seq={seq}; "
-            f"try {max(length // seq, 1) * seq}"
-        )
-    return lines
+    return lines + [
+        f"{name} {length} is not divisible by seq={seq}; {_remedy(length, seq)}"
+        for name, length in (lengths or {}).items()
+        if length % seq
+    ]
+
+
+def _remedy(number, divisor):
+    """Names the multiples of `divisor` next to a number."""
+    lower = max(number // divisor, 1) * divisor
+    return f"try {lower} or {lower + divisor}"

@@ -214,6 +214,30 @@ def test_an_encoder_decoder_of_each_option_gives_the_same_logits(options):
     check_pair(**options)
 
 
+def test_an_encoder_decoder_in_a_wrapper_is_found_under_its_prefix():
+    def wrapped(model):
+        return {f"module.{name}": x for name, x in model.state_dict().items()}
+
+    check_pair(source=wrapped)
+
+
+def test_padding_that_is_masked_is_left_out_here_and_counts_in_the_original():
+    model, ours, variables = check_language_model(False, "favor_plus", {})
+    kept = LENGTH - 4
+    mask = np.arange(LENGTH) < np.full((BATCH, 1), kept)
+    given = {"mask": torch.from_numpy(mask)}
+    other = np.where(mask, ids(1), ids(2))
+    alone = output(model, ids(1)[:, :kept])
+    for read in (ids(1), other):
+        close(jax.jit(ours.apply)(variables, read, mask=mask)[:, :kept], alone)
+    theirs, changed = (
+        output(model, read, **given)[:, :kept] for read in (ids(1), other)
+    )
+    scale = np.abs(alone).max()
+    assert np.abs(theirs - alone).max() > 1e-2 * scale
+    assert np.abs(theirs - changed).max() > 1e-3 * scale
+
+
 @pytest.mark.parametrize("learned", [False, True])
 def test_one_table_of_tokens_stays_one_where_positions_allow(tmp_path, learned):
     def save(model):

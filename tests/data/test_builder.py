@@ -74,11 +74,12 @@ def test_an_unknown_split_lists_those_there_are(prepare_listed):
     [
         (
             "lm1b",
-            r"no prepared data set lm1b in .*; prepare it once: python -c .*'lm1b'",
+            r"no prepared data set lm1b in .*; prepare it once: pip install"
+            r" 'jaxmodels\[prepare\]' .* with TensorFlow\), then python -c .*'lm1b'",
         ),
         ("lm1c", "TFDS has none of that name; did you mean lm1b?"),
         ("qqqq", "and TFDS has none of that name$"),
-        ("wiki40b/en", r"its builder needs TensorFlow: pip install .*'wiki40b/en'"),
+        ("wiki40b/en", r"prepare it once: pip install .*'wiki40b/en'"),
     ],
 )
 def test_a_data_set_that_is_not_there_says_how_to_get_it(name, message, tmp_path):

@@ -1,10 +1,12 @@
+import json
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxmodels.data import builder, listops
+from jaxmodels.data import builder, label_records, listops
 from jaxmodels.data.label_records import label_of
 from jaxmodels.data.labels import label_data
 from jaxmodels.data.records import BadRecordError
@@ -153,6 +155,17 @@ def test_preprocessing_says_all_that_a_text_needs(expressions):
     assert made["splits"] == {"train": "train", "eval": "validation"}
 
 
+def test_preprocessing_makes_the_same_expressions_again(expressions, reviews):
+    data = expressions()
+    stored = json.loads(json.dumps(data.preprocessing))
+    again = expressions(listops=stored["listops"])
+    assert again.preprocessing == data.preprocessing
+    np.testing.assert_array_equal(
+        again.train(0, 0, 1)["inputs"], data.train(0, 0, 1)["inputs"]
+    )
+    assert reviews().preprocessing["listops"] is None
+
+
 def test_the_baseline_is_the_most_common_label_of_the_train_split(reviews):
     # 8 of 12 train labels are "neg"; 1 of 3 held-out ones is.
     assert reviews().baselines == {"majority_accuracy": pytest.approx(1 / 3)}
@@ -204,6 +217,55 @@ def test_a_label_that_was_never_trained_on_is_a_bad_record(tmp_path):
         make()
     data = make(on_bad_record="skip", max_bad_fraction=0.5)
     assert data.eval(0, 0, 1)["weights"].sum() == 2
+
+
+def test_a_bad_label_of_the_train_split_is_held_to_the_policy(tmp_path):
+    (tmp_path / "train.tsv").write_text("text\tlabel\nx\ta\ny\tb\nz\t\n")
+
+    def make(**policy):
+        return label_data(
+            str(tmp_path),
+            length=20,
+            batch_size=2,
+            eval_split="train",
+            data_dir=tmp_path / "d",
+            **policy,
+        )
+
+    with pytest.raises(BadRecordError, match="record .*: an empty label; remove it or"):
+        make()
+    with pytest.raises(BadRecordError, match="with it 1 of 3 records are bad, more"):
+        make(on_bad_record="skip", max_bad_fraction=0.2)
+    data = make(on_bad_record="skip", max_bad_fraction=0.5)
+    assert data.preprocessing["labels"] == ["a", "b"]
+
+
+def test_records_that_cannot_be_read_are_no_labels_and_are_not_swallowed(tmp_path):
+    class Broken:
+        identity = "broken"
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            raise OSError("the disk is gone")
+
+        def __getitems__(self, indexes):
+            raise OSError("the disk is gone")
+
+        def where(self, index):
+            return f"record {index}"
+
+    info = SimpleNamespace(features={"label": tfds.features.Text()}, full_name="x")
+    with pytest.raises(BadRecordError, match="record 0: the disk is gone"):
+        label_records.label_names(
+            SimpleNamespace(info=info),
+            Broken(),
+            "label",
+            tmp_path,
+            {"on_bad_record": "stop"},
+        )
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,25 @@ def test_files_of_rows_are_pairs(tmp_path):
     assert rows == [(f"validation {n}", f"{n}\0") for n in range(3)]
 
 
+def test_equal_sources_of_a_single_file_share_a_split(tmp_path):
+    lines = ["b\ta"] + [f"{n % 7}\tq {n % 60}" for n in range(240)]
+    (tmp_path / "mine.tsv").write_text("\n".join(lines))
+    made = pairs.pair_data(
+        tmp_path / "mine.tsv",
+        source_length=8,
+        target_length=8,
+        batch_size=4,
+        source_field="a",
+        target_field="b",
+        data_dir=tmp_path / "tfds",
+    )
+    held_out, train = (
+        {tuple(part.rows.ids("source", row).tolist()) for row in range(len(part.rows))}
+        for part in (made.eval, made.train)
+    )
+    assert train and held_out and not train & held_out
+
+
 def test_generated_pairs_are_data(tmp_path, monkeypatch):
     prepare = pairs.generated.prepare
     monkeypatch.setattr(

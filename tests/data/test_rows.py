@@ -44,16 +44,48 @@ def test_a_file_becomes_three_disjoint_splits_of_all_its_rows(tmp_path, write, n
     assert sorted(everything) == sorted((r["text"], r["label"]) for r in ROWS)
 
 
-def test_equal_rows_share_a_split_and_stay_in_it(tmp_path):
-    def splits(table):
-        source = rows.row_files(write_tsv(tmp_path / "a.tsv", table))
-        return {s: [r["text"] for r in source.rows(s)] for s in text.SPLITS}
+def splits(path, split_by=None):
+    """split -> rows of a file."""
+    source = rows.row_files(path, split_by)
+    return {split: list(source.rows(split)) for split in text.SPLITS}
 
-    before, after = splits(ROWS), splits([*ROWS[::-1], *ROWS, {**ROWS[0], "text": "x"}])
+
+def test_rows_stay_in_their_split_whatever_is_added(tmp_path):
+    before = splits(write_tsv(tmp_path / "a.tsv", ROWS))
+    after = splits(
+        write_tsv(tmp_path / "b.tsv", [*ROWS[::-1], {**ROWS[0], "text": ""}])
+    )
     for split in text.SPLITS:
-        assert set(before[split]) <= set(after[split])
-    held_out = before["validation"][0]
-    assert after["validation"].count(held_out) == 2
+        assert all(row in after[split] for row in before[split])
+
+
+@pytest.mark.parametrize("split_by", [None, "text", "label"])
+def test_equal_inputs_share_a_split_whatever_their_labels(tmp_path, split_by):
+    field = split_by or "text"
+    other = {"text": "label", "label": "text"}[field]
+    table = [{field: row["text"], other: row["label"]} for row in ROWS]
+    table += [{field: row["text"], other: "another"} for row in ROWS]
+    columns = ("label", "text") if split_by else ("text", "label")
+    held = splits(write_tsv(tmp_path / "a.tsv", table, columns), split_by)
+    inputs = [{row[field] for row in held[split]} for split in text.SPLITS]
+    assert all(inputs) and sum(map(len, inputs)) == len(set.union(*inputs)) == len(ROWS)
+    assert sum(map(len, held.values())) == 2 * len(ROWS)
+
+
+def test_a_file_split_by_another_field_is_another_data_set(tmp_path):
+    path = write_tsv(tmp_path / "a.tsv", ROWS)
+    first, other = (rows.row_files(path, field) for field in ("text", "label"))
+    assert first.digest != other.digest
+    write_tsv(tmp_path / "train.tsv", ROWS)
+    path.unlink()
+    first, other = (rows.row_files(tmp_path, field) for field in ("text", "label"))
+    assert first.digest == other.digest
+
+
+def test_a_field_to_split_by_that_is_not_there_is_a_config_error(tmp_path):
+    path = write_tsv(tmp_path / "a.tsv", ROWS)
+    with pytest.raises(ConfigError, match="has no field 'txt'; it has text, label"):
+        rows.row_files(path, "txt")
 
 
 def test_a_folder_holds_a_file_for_each_split(tmp_path):

@@ -15,6 +15,17 @@ def texts(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def pair_files(tmp_path_factory):
+    """A folder of files of pairs, one a split."""
+    folder = tmp_path_factory.mktemp("pairs") / "files"
+    folder.mkdir()
+    for split, start in (("train", 0), ("validation", 1000)):
+        rows = [f"source {n}\ttarget {n}" for n in range(start, start + 60)]
+        (folder / f"{split}.tsv").write_text("\n".join(["source\ttarget", *rows]))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def straight(texts, tmp_path_factory):
     """The workdir of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("straight") / "run"

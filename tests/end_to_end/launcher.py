@@ -1,5 +1,6 @@
 """Starts real runs of `python -m experiments.train` in processes of their own."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -11,18 +12,15 @@ import time
 
 import jax
 
-from experiments import config_file, performer_lm
+from experiments import config_file
 from jaxmodels.train import checkpoint, loop, sharding
 from jaxmodels.train.digest import flatten
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "configs/performer/lm.py:tiny"
-SMALL = {
-    "model.embed_dim": 16,
-    "model.mlp_dim": 32,
-    "model.num_heads": 2,
-    "model.max_length": 64,
-    "data.length": 64,
+PAIRS = "configs/performer/seq2seq.py:tiny"
+SIZES = {"embed_dim": 16, "mlp_dim": 32, "num_heads": 2}
+SHORT = {
     "data.batch_size": 8,
     "optimizer.warmup_steps": 2,
     "optimizer.schedule": "constant",  # the same for any num_steps
@@ -33,22 +31,34 @@ SMALL = {
     "save_every": 4,
     "num_steps": 8,
 }
+SMALL = SHORT | {f"model.{name}": size for name, size in SIZES.items()}
+SMALL |= {"model.max_length": 64, "data.length": 64}
+SMALL_PAIRS = SHORT | {
+    f"model.{side}.{name}": size
+    for side in ("encoder", "decoder")
+    for name, size in (SIZES | {"num_layers": 1}).items()
+}
+SMALL_PAIRS |= {"data.source_length": 16, "data.target_length": 16}
+FIELDS = {CONFIG: SMALL, PAIRS: SMALL_PAIRS}
 PATIENCE = 300  # seconds that a machine with much else to do may take
 
 
 class Run:
-    """One process of a run of the small model on the texts of a folder.
+    """One process of a run of a small model on the texts of a folder.
 
     Args:
         workdir: folder of the run.
-        texts: folder of texts.
+        texts: folder of texts, or of files of pairs.
+        config: `CONFIG` or `PAIRS`.
         devices: virtual devices of this process.
         place: (process, number of processes, port), or None for a run of one.
         overrides: fields of the config.
     """
 
-    def __init__(self, workdir, texts, *, devices=1, place=None, **overrides):
-        fields = SMALL | {"data.dataset": texts} | overrides
+    def __init__(
+        self, workdir, texts, *, config=CONFIG, devices=1, place=None, **overrides
+    ):
+        fields = FIELDS[config] | {"data.dataset": texts} | overrides
         flags = [f"--config.{name}={value}" for name, value in fields.items()]
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
@@ -64,7 +74,7 @@ class Run:
             }
         self.workdir = pathlib.Path(workdir)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "experiments.train", f"--config={CONFIG}"]
+            [sys.executable, "-m", "experiments.train", f"--config={config}"]
             + [f"--workdir={workdir}", *flags],
             cwd=ROOT,
             env=environment,
@@ -145,15 +155,16 @@ def losses(workdir):
     }
 
 
-def final_state(workdir, texts, **overrides):
+def final_state(workdir, texts, *, config=CONFIG, **overrides):
     """Every array of the newest checkpoint, verified, by its path."""
-    config, _ = config_file.load(CONFIG)
+    fields = FIELDS[config] | {"data.dataset": str(texts)} | overrides
+    config, _ = config_file.load(config)
     config.unlock()
-    fields = SMALL | {"data.dataset": str(texts)} | overrides
     config.update_from_flattened_dict(fields)
+    experiment = importlib.import_module(f"experiments.{config.experiment}")
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     with loop.on_mesh(mesh):
-        target = loop.programs(performer_lm.make_task(config), mesh).target
+        target = loop.programs(experiment.make_task(config), mesh).target
     checkpoints = checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints")
     state = checkpoints.restore(target)
     checkpoints.close()

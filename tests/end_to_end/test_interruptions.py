@@ -67,6 +67,36 @@ def test_ten_kills_five_of_them_in_a_save(tmp_path, texts):
     assert hits == 5
 
 
+@pytest.mark.slow
+def test_a_killed_sequence_to_sequence_run_draws_the_same_features_again(
+    tmp_path, pair_files
+):
+    options = {"config": launcher.PAIRS, "num_steps": 60, "save_every": 4}
+    run = launcher.Run(tmp_path / "killed", pair_files, **options)
+    # Saved after update 8, between the redraws of updates 5 and 10.
+    saved = tmp_path / "killed/checkpoints/8"
+    assert run.wait_for(saved.is_dir), run.wait()
+    run.kill()
+    assert launcher.lines(tmp_path / "killed")[-1]["step"] < 50
+    assert "resumed" in finish(tmp_path / "killed", pair_files, **options)
+    finish(tmp_path / "straight", pair_files, **options)
+    check_equal(tmp_path / "killed", tmp_path / "straight", pair_files, **options)
+    never = options | {"loss.feature_redraw_interval": 0}
+    finish(tmp_path / "never", pair_files, **never)
+    drawn, kept = (
+        {
+            name: leaf
+            for name, leaf in launcher.final_state(
+                tmp_path / folder, pair_files, **options
+            ).items()
+            if "projection" in name
+        }
+        for folder in ("killed", "never")
+    )
+    assert len(drawn) == 3
+    assert not any(np.array_equal(drawn[name], kept[name]) for name in kept)
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 83), (signal.SIGINT, 130)]
 )

@@ -1,7 +1,9 @@
 import json
 import math
-import time
+from collections.abc import Callable
+from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,11 +15,10 @@ from experiments.benchmarks import (
     linear_attention,
     measure,
     reference,
-    report,
+    training_loop,
     training_step,
 )
-from experiments.benchmarks.compare import Case, Contender
-from experiments.benchmarks.measure import Prepared, Sample
+from experiments.benchmarks.measure import Prepared
 from jaxmodels.layers.attention import KeyValueCache
 from jaxmodels.models.performer import DecodingState
 
@@ -45,131 +46,24 @@ def textbook(query, key, value, projection=None):
     return np.einsum("bhts,bshd->bthd", weights, value)
 
 
-# The harness.
-
-
-def test_rounds_interleave_and_start_with_another_contender_each():
-    order = []
-    runs = {name: lambda name=name: order.append(name) for name in "abc"}
-    samples = measure.interleave(runs, {"a": 3, "b": 3, "c": 2}, pause=0)
-    assert "".join(order) == "abc" + "bca" + "ab"
-    assert {name: len(own) for name, own in samples.items()} == {"a": 3, "b": 3, "c": 2}
-
-
-def test_a_sample_tells_waiting_from_working():
-    slept = measure.sample(lambda: time.sleep(0.05))
-    assert slept.wall >= 0.05 > slept.cpu
-
-
-def test_the_ratio_is_a_median_within_rounds():
-    """A slow round of both leaves no trace, though it moves the ratio of medians."""
-    ours = [Sample(1.0, 1.0), Sample(10.0, 1.0), Sample(12.0, 1.0)]
-    other = [Sample(2.0, 3.0), Sample(20.0, 3.0), Sample(25.0, 3.0)]
-    assert measure.median_ratio(other, ours) == 2.0
-    assert measure.median_ratio(other[:1], ours) == 2.0
-    assert measure.median_ratio(other, ours, "cpu") == 3.0
-
-
-def test_rounds_fill_their_share_within_bounds():
-    assert measure.num_rounds(1.0, 5.0) == 5
-    assert measure.num_rounds(100.0, 5.0) == 2
-    assert measure.num_rounds(0.0, 5.0) == 11
-
-
-def test_exponents_and_crossovers_have_closed_forms():
-    assert measure.exponent([(4, 3 * 4**1.5), (64, 3 * 64**1.5)]) == pytest.approx(1.5)
-    assert measure.exponent([(4, 1.0)]) is None
-    # A quadratic time over a linear one: 1 at 1,000.
-    ratios = [(n, n / 1000) for n in (256, 512, 2048, 4096)]
-    assert measure.crossover(ratios) == pytest.approx(1000)
-    assert measure.crossover([(256, 1.5), (512, 2.0)]) == 256
-    assert measure.crossover([(256, 0.5), (512, 0.9)]) is None
-
-
-def test_peak_memory_sees_what_was_freed_again():
-    growth, peak = measure.peak_growth(lambda: np.ones(8_000_000).sum())
-    if growth is None:
-        pytest.skip("this system keeps no peak of resident memory")
-    assert 60e6 < growth < 200e6 and peak > growth
-    assert measure.peak_growth(lambda: None)[0] < 20e6
-
-
-def test_a_fresh_process_answers_in_json_or_says_why_not():
-    with pytest.raises(RuntimeError, match="failed: .*No module named"):
-        measure.fresh_process("experiments.benchmarks.absent", [], timeout=60)
-    with pytest.raises(RuntimeError, match="took more than 0 s"):
-        measure.fresh_process("json.tool", [], timeout=0.01)
-
-
-class Bench:
-    """Contenders of known cost, on a clock that only they move."""
-
-    def __init__(self, seconds, growth=1e6):
-        self.now, self.seconds, self.growth = 0.0, seconds, growth
-        self.ran = []
-
-    def prepare(self, name, case):
-        return Prepared(lambda: self.ran.append((name, case.length)))
-
-    def probe(self, name, case, timeout):
-        seconds = self.seconds[name] * case.length
-        self.now += seconds
-        if seconds > timeout:
-            raise RuntimeError(f"took more than {timeout:.0f} s in one run")
-        growth = self.growth * case.length
-        return dict(seconds=seconds, growth=growth, peak=growth, temporaries=None)
-
-    def compare(self, contenders, lengths, budget=1000.0, memory_limit=1e12):
-        budget = measure.Budget(budget, clock=lambda: self.now)
-        return compare.compare(
-            contenders,
-            [Case(length, "forward") for length in lengths],
-            compare.Settings(budget, memory_limit, seconds=0.01, most=2),
-            base="ours",
-            prepare=self.prepare,
-            probe=self.probe,
-            check=lambda name, case, result: {"error": 0.0},
-        )
-
-
-def test_what_will_not_fit_in_memory_is_foreseen_and_named():
-    bench = Bench({"ours": 0.0, "other": 0.0})
-    contenders = {"ours": Contender(), "other": Contender(memory_power=2.0)}
-    found = bench.compare(contenders, [10, 40], memory_limit=100e6)
-    assert [(r["name"], r["length"]) for r in found.rows] == [
-        ("ours", 10),
-        ("other", 10),
-        ("ours", 40),
-    ]
-    (entry,) = found.skipped
-    assert (entry["name"], entry["length"]) == ("other", 40)
-    assert entry["reason"] == "needs about 0.1 GiB, above the limit of 0.1 GiB"
-    assert ("other", 40) not in bench.ran
-
-
-def test_what_takes_too_long_is_left_out_and_the_budget_holds():
-    bench = Bench({"ours": 0.0, "other": 1.0})
-    contenders = {"ours": Contender(), "other": Contender(time_power=2.0)}
-    found = bench.compare(contenders, [10, 40, 80], budget=200.0)
-    assert [r["length"] for r in found.rows if r["name"] == "ours"] == [10, 40, 80]
-    assert [r["length"] for r in found.rows if r["name"] == "other"] == [10]
-    assert found.skipped[0]["reason"] == (
-        "would take about 646 s with 190 s of the budget left"
-    )
-    assert bench.now <= 200.0
-
-
-def test_rows_hold_ratios_within_rounds_error_and_the_yardstick():
-    bench = Bench({"ours": 0.0, "other": 0.0})
-    found = bench.compare({"other": Contender(), "ours": Contender()}, [10])
-    ours = next(row for row in found.rows if row["name"] == "ours")
-    assert ours["ratio"] == ours["cpu_ratio"] == 1.0
-    for row in found.rows:
-        assert row["rounds"] == 2 and row["error"] == 0.0
-        assert row["dot_flops"] > 1e8
-
-
 # What is compared.
+
+
+def test_inputs_are_those_that_the_dtype_holds():
+    """So that an error is that of the computation alone."""
+    problem = SMALL._replace(dtype="bfloat16")
+    for rounded, exact in zip(problem.arrays(), SMALL.arrays(), strict=True):
+        assert rounded.dtype == np.float32
+        np.testing.assert_array_equal(rounded, rounded.astype(jnp.bfloat16))
+        np.testing.assert_allclose(rounded, exact, rtol=2**-8)
+        assert (rounded != exact).any()
+
+
+@pytest.mark.parametrize("mode", compare.MODES)
+def test_temporaries_are_known_without_a_run(mode):
+    found = attention_forms.temporaries("ours", SMALL, mode)
+    assert found == attention_forms.prepare("ours", SMALL, mode).temporaries
+    assert attention_forms.temporaries("torch-sdpa", SMALL, mode) is None
 
 
 @pytest.mark.parametrize("name", ["positive", "softmax"])
@@ -284,11 +178,36 @@ def test_the_attention_benchmark_writes_numbers_a_table_and_a_plot(
 
 def test_a_probe_prints_memory_and_time_of_one_implementation(capsys):
     sizes = "--heads=1 --width=4 --features=6 --chunk_size=4".split()
-    request = json.dumps(["ours", 8, "forward+backward", None])
+    request = json.dumps(["ours", 8, "forward+backward"])
     assert linear_attention.main([*sizes, "--probe", request]) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"seconds", "growth", "peak", "temporaries"}
     assert found["temporaries"] > 0
+
+
+def test_a_time_without_an_error_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "fresh_process", fake_probe)
+    monkeypatch.setattr(reference, "LONGEST_SOFTMAX", 8)
+    words = ["--names=jax-softmax", "--lengths=8,16", "--mode=forward"]
+    words += "--heads=1 --width=4 --features=6 --chunk_size=4".split()
+    _, arguments = linear_attention.parse(words)
+    content = linear_attention.run(words, arguments)
+    assert [row["error"] is None for row in content["rows"]] == [False, True]
+    (entry,) = content["skipped"]
+    assert (entry["name"], entry["length"]) == ("jax-softmax", 16)
+    assert "its error not measured" in entry["reason"]
+
+
+def test_temporaries_of_what_did_not_run_are_set_against_ours():
+    rows = [dict(name="ours", mode="forward", length=8, temporaries=2_000_000)]
+    skipped = [
+        dict(name="google", mode="forward", length=8, temporaries=60_000_000),
+        dict(name="torch-sdpa", mode="forward", length=8, temporaries=None),
+    ]
+    assert linear_attention._memory_lines(rows, skipped)[1] == (
+        "Temporaries, forward at 8, from the compilers: ours 2.00 MB, google 60.0 MB "
+        "(30.0 x)."
+    )
 
 
 @pytest.mark.parametrize("program", [linear_attention, training_step])
@@ -301,39 +220,101 @@ def test_unknown_names_are_refused_with_the_known_ones(program, capsys):
     assert "give integers such as 1024,4096" in capsys.readouterr().err
 
 
-def test_exponents_leave_out_short_lengths_and_single_points():
-    rows = [
-        dict(name=n, mode="forward", length=t, seconds=s, temporaries=m, growth=None)
-        for n, t, s, m in (
-            ("a", 1024, 9.0, 10),
-            ("a", 4096, 1.0, 10),
-            ("a", 16384, 4.0, 160),
-            ("b", 4096, 1.0, 10),
-        )
-    ]
-    (found,) = report.scaling(rows, ["forward"])
-    assert found["name"] == "a" and (found["from"], found["to"]) == (4096, 16384)
-    assert found["time"] == pytest.approx(1) and found["memory"] == pytest.approx(2)
-
-
-def test_the_share_of_the_loop_is_a_median_of_rounds():
-    found = training_step.loop_figures([(2.0, 1.9), (9.0, 1.8), (2.0, 1.8)])
-    assert found["share_outside"] == pytest.approx(0.1)
-    assert found["update_seconds"] == 2.0
-
-
 @pytest.mark.parametrize(
-    "value, text",
+    "program, word",
     [
-        (None, "-"),
-        (0.0, "0.00"),
-        (12.345, "12.3"),
-        (1234.5, "1,234"),
-        (2e-7, "2.00e-07"),
+        (linear_attention, "--lengths=8,0"),
+        (training_step, "--lengths=-1"),
+        (training_step, "--loop_steps=0"),
+        (decoding, "--contexts=0"),
+        (decoding, "--rounds=0"),
     ],
 )
-def test_figures_have_three_digits(value, text):
-    assert report.number(value) == text
+def test_numbers_below_one_are_refused(program, word, capsys):
+    with pytest.raises(SystemExit):
+        program.main([word])
+    option, _, _ = word.partition("=")
+    message = capsys.readouterr().err
+    assert f"argument {option}: " in message and "must be at least 1" in message
+
+
+class FakeTask(NamedTuple):
+    summarize: Callable = lambda totals: {"loss": totals}
+
+
+def test_intervals_of_the_loop_leave_out_its_start_and_its_end():
+    """A loop of 2 s an update, 50 s of compiling, 70 s of what follows the last one."""
+    now = [0.0]
+
+    def fit(task, data, *, num_steps, log_every, eval_every, save_every, quiet):
+        now[0] += 50
+        for step in range(1, num_steps + 1):
+            now[0] += 70 if step == num_steps else 2
+            if step % log_every == 0 or step == num_steps:
+                assert task.summarize(step) == {"loss": step}
+
+    laps = training_loop.loop_laps(
+        fit, FakeTask(), None, every=4, count=3, clock=lambda: now[0], quiet=True
+    )
+    assert laps == [2.0, 2.0, 2.0]
+
+
+def test_a_slow_machine_times_fewer_intervals_of_the_loop():
+    assert training_loop.intervals(200, 20, lap=0.1, seconds=1000.0) == 10
+    # Intervals of 2 s: two in which the loops compile, and three times as many as 6.
+    assert training_loop.intervals(200, 20, lap=0.1, seconds=40.0) == 6
+    assert training_loop.intervals(200, 20, lap=10.0, seconds=40.0) == 1
+
+
+def test_intervals_of_the_step_alone_are_those_of_its_updates():
+    now = [0.0]
+
+    def update():
+        now[0] += 3
+        return {"loss": np.zeros(())}
+
+    laps = training_loop.step_laps(update, every=4, count=2, clock=lambda: now[0])
+    assert laps == [3.0, 3.0] and now[0] == 24
+
+
+def test_a_round_times_the_step_around_both_loops():
+    order = []
+
+    def step():
+        order.append("step")
+        return [1.0]
+
+    def in_loop(workdir=None):
+        order.append("files" if workdir else "plain")
+        return [2.0 if workdir else 4.0]
+
+    found = training_loop.one_round(step, in_loop, "folder")
+    assert order == ["step", "plain", "step", "files", "step"]
+    assert (found.plain, found.files) == ([4.0], [2.0])
+
+
+def test_the_share_outside_the_step_is_against_the_step_just_before_and_after():
+    one = training_loop.Round(
+        before=[1.0], plain=[2.0, 2.0, 8.0], between=[2.0], files=[5.0], after=[3.0]
+    )
+    found = training_loop.figures([one])
+    assert found["plain"]["share_outside"] == pytest.approx(1 - 1.5 / 2)
+    assert found["plain"]["share_outside_of_all_time"] == pytest.approx(1 - 1.5 / 4)
+    assert found["files"]["share_outside"] == pytest.approx(1 - 2.5 / 5)
+    assert (found["step_seconds"], found["plain"]["update_seconds"]) == (2.0, 2.0)
+    # Over rounds a median.
+    slow = one._replace(plain=[6.0])
+    found = training_loop.figures([one, slow, slow])
+    assert found["plain"]["share_outside"] == pytest.approx(1 - 1.5 / 6)
+
+
+def test_decoding_to_logits_that_are_not_finite_is_an_error(monkeypatch):
+    def prepare(*words, **more):
+        return Prepared(lambda: (None, np.array(False)))
+
+    monkeypatch.setattr(decoding, "prepare", prepare)
+    with pytest.raises(FloatingPointError, match="linear attention after 8 tokens"):
+        decoding.run([], decoding.parse(["--contexts=8"]))
 
 
 def test_a_filled_cache_holds_as_many_tokens_in_every_layer():
@@ -362,4 +343,6 @@ def test_decoding_and_training_step_run_to_their_tables(tmp_path):
     assert training_step.main([*words.split(), f"--output={tmp_path}"]) == 0
     found = json.loads((tmp_path / "training_step.json").read_text())
     assert math.isfinite(found["rows"][0]["loss"])
-    assert found["loop"]["update_seconds"] > 0
+    assert found["loop"]["plain"]["update_seconds"] > 0
+    assert found["loop"]["updates"] == 2 and found["loop"]["checkpoint_seconds"] > 0
+    assert "metrics.jsonl and events" in (tmp_path / "README.md").read_text()

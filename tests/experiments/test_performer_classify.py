@@ -55,9 +55,14 @@ def make_batch(rows=4, length=16):
 
 
 def test_an_untrained_model_is_as_good_as_a_guess(parts):
-    values = evaluate(*start(parts), make_batch())
-    assert values["loss"] == pytest.approx(math.log(10), rel=0.4)
+    # Each text once with each label, so that no label is likelier than another.
+    batch = jax.tree.map(lambda x: jnp.repeat(x, 10, axis=0), make_batch())
+    batch["targets"] = jnp.tile(jnp.arange(10), 4)
+    values = evaluate(*start(parts), batch)
     assert set(values) == {"loss", "accuracy"}
+    assert values["accuracy"] == pytest.approx(0.1)
+    # Normal logits cost s^2 / 2 nats more than equal ones, and s is at most 1 here.
+    assert math.log(10) < values["loss"] < math.log(10) + 0.5
 
 
 def test_what_padding_holds_changes_no_metric(parts):

@@ -1,13 +1,14 @@
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import config_file, performer_seq2seq
+from experiments import config_file, performer_common, performer_seq2seq, settings
 from jaxmodels.data import generated
-from jaxmodels.train import model_file
+from jaxmodels.train import loop, model_file, sharding
 
 SMALL = {
     "data.dataset": "reverse/6",
@@ -39,7 +40,8 @@ def parts():
 
 def make_batch(rng, rows=8, source_length=6, target_length=7):
     source = jax.random.randint(rng, (rows, source_length), 97, 123)
-    targets = jnp.pad(source[:, ::-1], ((0, 0), (0, 1)))
+    padding = target_length - source_length
+    targets = jnp.pad(source[:, ::-1], ((0, 0), (0, padding)))
     weights = jnp.ones((rows, target_length))
     return {
         "source": source,
@@ -113,6 +115,49 @@ def test_projections_are_drawn_anew_at_each_interval():
         for steps in zip(found, found[1:], strict=False)
     ]
     assert same == [[True] * 3, [True] * 3, [False] * 3]  # updates 0, 1, 2
+
+
+def test_redraws_have_keys_that_the_run_does_not_use_elsewhere():
+    used = {*map(key_of, loop.keys(3))}
+    used |= {
+        key_of(jax.random.fold_in(rng, n)) for rng in loop.keys(3) for n in range(9)
+    }
+    used |= {key_of(jax.random.fold_in(jax.random.key(3), n)) for n in range(9)}
+    drawn = {key_of(performer_common.redraw_key(3, step)) for step in range(9)}
+    assert len(drawn) == 9 and not drawn & used
+
+
+def key_of(rng):
+    return tuple(jax.random.key_data(rng).tolist())
+
+
+def losses_on(shape, config):
+    """Losses of the first updates on a mesh of the shape."""
+    task = performer_seq2seq.make_task(config)
+    devices = jax.devices()[: math.prod(shape)]
+    mesh = sharding.make_mesh(*shape, devices=devices)
+    init_rng, train_rng, _ = loop.keys(0)
+    found = []
+    with loop.on_mesh(mesh):
+        jitted = loop.programs(task, mesh)
+        state = jitted.init(init_rng)
+        for index in range(3):
+            batch = make_batch(jax.random.key(index), target_length=8)
+            batch = jax.device_put(batch, sharding.batch_sharding(mesh))
+            state, metrics = jitted.train_step(state, batch, train_rng)
+            total, count = jax.block_until_ready(metrics["loss"])
+            found.append(float(total) / float(count))
+    return found
+
+
+def test_a_mesh_that_cuts_the_lengths_gives_the_losses_of_one_device(parts):
+    shape = (2, 1, 2, 2)
+    parts.data.target_length = 8
+    parts.mesh = dict(zip(sharding.AXES, shape, strict=True))
+    assert settings.check_devices(parts, 8) == []
+    np.testing.assert_allclose(
+        losses_on(shape, parts), losses_on((1, 1, 1, 1), parts), rtol=1e-5
+    )
 
 
 def test_the_smoothing_of_the_config_reaches_the_loss(parts, monkeypatch):

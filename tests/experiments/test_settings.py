@@ -86,7 +86,11 @@ def test_all_errors_come_at_once_and_name_the_config(parts):
         ({"mesh.fsdp": 3}, 8, "mesh data -1 x fsdp 3 x model 1 x seq 1 does not fit 8"),
         ({"data.batch_size": 12}, 8, "batch_size 12 is not divisible by data x fsdp x"),
         ({"optimizer.microbatches": 2}, 8, "try 16 or 32"),
-        ({"mesh.seq": 8, "data.length": 4}, 8, "length 4 is not divisible by seq=8"),
+        (
+            {"mesh.seq": 8, "data.length": 4},
+            8,
+            "data.length 4 is not divisible by seq=8; try 8 or 16",
+        ),
         ({"mesh.data": 2}, 8, "does not fit 8 devices: the axes must multiply to 8"),
     ],
 )
@@ -94,6 +98,17 @@ def test_what_does_not_fit_the_devices_is_one_line(parts, changes, devices, mess
     parts.update_from_flattened_dict(changes)
     (line,) = settings.check_devices(parts, devices)
     assert message in line
+
+
+def test_every_length_of_the_data_is_cut_over_seq_and_named(parts):
+    with parts.unlocked():
+        parts.mesh.seq = 4
+        del parts.data.length
+        assert settings.check_devices(parts, 8) == []
+        parts.data.source_length, parts.data.target_length = 24, 26
+        parts.data.lengthy = 3
+    (line,) = settings.check_devices(parts, 8)
+    assert line == ("data.target_length 26 is not divisible by seq=4; try 24 or 28")
 
 
 def test_the_limits_that_are_checked_are_those_of_the_loop():

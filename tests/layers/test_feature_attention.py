@@ -181,12 +181,12 @@ def test_the_width_of_a_head_need_not_divide_the_model_width(kind):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"epsilon": 1e-4}, "0.0001 in kind 'causal_linear' would leak the future"),
+        ({"epsilon": 1e-4}, "0.0001 in causal attention would leak the future"),
         ({"epsilon": -1.0, "kind": "linear"}, "epsilon -1.0 must be at least 0"),
-        ({"epsilon": 1e-4, "kind": "softmax"}, "alone, not to kind 'softmax'"),
+        ({"epsilon": 1e-4, "kind": "softmax"}, "which kind 'softmax' has none of"),
         (
             {"epsilon": 1e-4, "kind": "linear", "feature_map": "trigonometric"},
-            "favor_plus or relu alone, .* with 'trigonometric'",
+            "favor_plus or relu alone, .* of 'trigonometric'",
         ),
         ({"feature_map": "exponential", "num_features": 4}, "4 must be None"),
     ],
@@ -194,6 +194,23 @@ def test_the_width_of_a_head_need_not_divide_the_model_width(kind):
 def test_a_spec_that_cannot_be_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         AttentionSpec(**fields)
+
+
+def test_a_module_that_cannot_be_is_refused_without_a_spec():
+    with pytest.raises(ValueError, match="0.0001 in causal attention would leak"):
+        LinearAttention(WIDTH, HEADS, causal=True, epsilon=1e-4)
+    LinearAttention(WIDTH, HEADS, "relu", causal=True, epsilon=1e-4)
+
+
+@pytest.mark.parametrize("feature_map", ["favor_plus", "exponential"])
+def test_a_mask_of_pairs_is_refused_by_what_is_honored(feature_map):
+    module, variables = build(
+        feature_map=feature_map, epsilon=0.03 if feature_map == "favor_plus" else None
+    )
+    mask = jnp.ones((BATCH, 1, LENGTH, LENGTH), bool)
+    for context in (None, tokens()):
+        with pytest.raises(ValueError, match="honours key padding .* a prefix"):
+            module.apply(variables, tokens(), context, mask=mask)
 
 
 def test_make_attention_hands_the_epsilon_on():

@@ -103,12 +103,21 @@ def test_maps_without_a_projection_are_the_published_functions():
     np.testing.assert_allclose(found, jnp.exp(x), rtol=1e-6)
 
 
+def test_an_epsilon_is_no_option_of_the_map_that_serves_queries_and_keys():
+    with pytest.raises(TypeError, match="epsilon"):
+        feature_maps.favor_plus(jnp.ones((3, 4)), epsilon=1e-4)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: feature_maps.feature_map("favour_plus"), "did you mean 'favor_plus'"),
         (lambda: feature_maps.feature_map("?"), "Known: favor_plus, favor_hyperbolic"),
         (lambda: feature_maps.favor_plus(None), "needs a projection"),
+        (
+            lambda: feature_maps.favor_plus_queries(None, epsilon=1e-4),
+            "favor_plus_queries needs a projection",
+        ),
         (lambda: feature_maps.projection_rows("trigonometric", 7), "7 is odd"),
         (lambda: feature_maps.projection_rows("exponential", 7), "7 must be None"),
         (lambda: feature_maps.exponential(jnp.ones((3, 4))), "takes no projection"),

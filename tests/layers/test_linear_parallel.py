@@ -153,6 +153,35 @@ def test_a_later_token_and_another_document_change_no_bit():
     assert (out[:, 15:17] != other[:, 15:17]).any(axis=(2, 3)).all()
 
 
+def test_a_prefix_that_spans_devices_hides_what_follows_it_to_the_bit():
+    inputs, form = make_inputs("favor_plus", LENGTH), make_form("favor_plus")
+    prefix = np.array([10, 4])
+
+    def run(inputs):
+        return linear_parallel.causal_linear_attention(
+            **inputs, **form, prefix_lengths=prefix, chunk_size=3
+        )[0]
+
+    with on_mesh(1, 1, 1, 8):
+        compiled = jax.jit(run)
+        out, inside, after = (
+            jax.device_get(
+                compiled(
+                    {
+                        name: jnp.asarray(x).at[:, token].add(change)
+                        for name, x in inputs.items()
+                    }
+                )
+            )
+            for token, change in ((0, 0.0), (8, 3.0), (14, 3.0))
+        )
+    changed = (out != inside).any(axis=(2, 3))
+    np.testing.assert_array_equal(changed[0], [True] * LENGTH)
+    np.testing.assert_array_equal(changed[1], np.arange(LENGTH) >= 8)
+    changed = (out != after).any(axis=(2, 3))
+    np.testing.assert_array_equal(changed, [np.arange(LENGTH) >= 14] * 2)
+
+
 def test_a_length_that_the_axis_does_not_divide_runs_the_plain_form():
     inputs, form = make_inputs("mlstm", 22), make_form("mlstm")
 
@@ -203,6 +232,10 @@ def test_bad_input_is_named_with_its_whole_shape():
             cut(state=state)
         with pytest.raises(ValueError, match="normalizer 'max'"):
             cut(normalizer="max")
+        with pytest.raises(ValueError, match=r"queries of shape \(2, 8, 2, 4\)"):
+            linear_parallel.attend_to_state(
+                state, inputs["query"], features=form["features"]
+            )
         with pytest.raises(ValueError, match="float32 mask"):
             keys(mask=np.ones((2, 8), np.float32))
         with pytest.raises(ValueError, match=r"queries of shape \(2, 8, 2, 4\)"):

@@ -372,3 +372,22 @@ def test_backward_memory_does_not_hold_features_of_all_tokens():
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(x, x, x).compile()
     one_feature_array = 4 * rows * heads * features
     assert compiled.memory_analysis().temp_size_in_bytes < 0.5 * one_feature_array
+
+
+def test_chunks_longer_than_the_default_equal_the_quadratic_form(float64):
+    length = 90  # one whole chunk of 80, whose products take their other order
+    inputs, form = make_inputs("favor_plus", length), make_form("favor_plus")
+    target = make_target(inputs["value"])
+
+    @functools.partial(jit, static_argnums=0)
+    def run(attend, inputs):
+        out, pull = jax.vjp(attend, inputs)
+        return out, pull(target)
+
+    def chunked(inputs):
+        return la.causal_linear_attention(**inputs, **form, chunk_size=80)[0]
+
+    def textbook(inputs):
+        return quadratic_attention(**inputs, **form)
+
+    close(run(chunked, inputs), run(textbook, inputs), 1e-11)

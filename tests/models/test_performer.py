@@ -108,6 +108,42 @@ def test_padding_changes_no_valid_logit(kind):
     chex.assert_trees_all_close(before[:, :6], run(tokens())[:, :6], atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", SPECS)
+def test_padding_on_the_left_counts_as_no_position(kind):
+    model, variables = build(kind)
+    mask = jnp.arange(LENGTH)[None] >= jnp.array([[3], [0]])
+    padded = apply(model, variables, tokens(), mask=mask)
+    alone = apply(model, variables, tokens()[:1, 3:])
+    chex.assert_trees_all_close(padded[:1, 3:], alone, atol=2e-6)
+    read, _ = apply(model, variables, tokens(), mask=mask, method="prefill")
+    chex.assert_trees_all_close(padded[mask], read[mask], atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_after_a_prefix_steps_equal_the_full_forward_with_it(kind):
+    model, variables = build(kind)
+    run = functools.partial(apply, model, variables)
+    prefix = jnp.array([5, 3])
+    full = run(tokens(), prefix_lengths=prefix)
+    assert jnp.abs(full[0, :4] - run(tokens())[0, :4]).max() > 1e-3
+    logits, state = run(tokens()[:, :6], prefix_lengths=prefix, method="prefill")
+    outputs = [logits]
+    for t in range(6, LENGTH):
+        logits, state = run(state, tokens()[:, t], method="step")
+        outputs.append(logits[:, None])
+    close(jnp.concatenate(outputs, axis=1), full)
+
+
+def test_the_last_logits_alone_are_those_of_the_last_token_that_is_there():
+    model, variables = build()
+    mask = jnp.arange(LENGTH)[None] < jnp.array([[6], [LENGTH]])
+    run = functools.partial(model.apply, mask=mask, method="prefill")
+    whole, state = run(variables, tokens())
+    last, same = run(variables, tokens(), last_only=True)
+    close(last, jnp.stack([whole[0, 5], whole[1, LENGTH - 1]]))
+    chex.assert_trees_all_equal(same, state)
+
+
 @pytest.mark.parametrize(
     ("kind", "positions"),
     [
@@ -231,6 +267,14 @@ def test_redraw_takes_an_unstacked_projection_and_networks_without_any():
     rng = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 1)[0]
     close(drawn, orthogonal_projection(rng, 6, 4))
     assert redraw({}, jax.random.key(0)) == {}
+
+
+def test_redraw_keeps_the_law_of_the_norms_that_it_is_told():
+    flat = {"projections": {"projection": jnp.zeros((4000, 4))}}
+    for scaling, variance in ((1.0, 0.0), (0.0, 8.0)):
+        drawn = redraw(flat, jax.random.key(0), ortho_scaling=scaling)
+        square = jnp.sum(drawn["projections"]["projection"] ** 2, axis=-1)
+        assert abs(square.mean() - 4) < 0.15 and abs(square.var() - variance) < 1
 
 
 def test_a_tied_model_has_no_head_and_an_untied_one_has():

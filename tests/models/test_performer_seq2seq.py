@@ -52,7 +52,7 @@ def targets(seed=2):
     return jax.random.randint(jax.random.key(seed), (BATCH, TARGET), 0, VOCAB)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "method", "train"))
+@functools.partial(jax.jit, static_argnames=("model", "method", "train", "last_only"))
 def apply(model, variables, *args, **options):
     return model.apply(variables, *args, **options)
 
@@ -96,6 +96,14 @@ def test_encode_prefill_and_steps_equal_the_full_forward(kind, positions):
     logits, state = run(
         targets()[:, :2], context=context, context_mask=mask, method="prefill"
     )
+    last, _ = run(
+        targets()[:, :2],
+        context=context,
+        context_mask=mask,
+        last_only=True,
+        method="prefill",
+    )
+    close(last, logits[:, -1])
     outputs = [logits]
     for t in range(2, TARGET):
         logits, state = run(state, targets()[:, t], method="step")

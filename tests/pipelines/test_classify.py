@@ -154,6 +154,19 @@ def test_the_command_says_what_it_does_not_read(workdir, capsys):
     assert lines[0].endswith("...")
 
 
+def test_the_command_encodes_each_text_once(workdir, capsys, monkeypatch):
+    encoded = []
+    encode = pipeline.text_models.encode
+
+    def counted(vocabulary, text, name):
+        encoded.append(text)
+        return encode(vocabulary, text, name)
+
+    monkeypatch.setattr(pipeline.text_models, "encode", counted)
+    assert command(capsys, "--checkpoint", workdir, *TEXTS)[0] == 0
+    assert encoded == TEXTS
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -11,7 +11,7 @@ from jaxmodels.models.performer import (
     PerformerSeq2Seq,
     Stack,
 )
-from jaxmodels.pipelines.decoding import generate, sample
+from jaxmodels.pipelines.decoding import generate, read, sample
 from jaxmodels.train.errors import ConfigError
 from tests.variables import random_variables
 
@@ -151,6 +151,39 @@ def test_a_padded_prompt_continues_as_the_prompt_alone():
     np.testing.assert_array_equal(both[:1], alone)
 
 
+def test_reading_a_prompt_makes_the_logits_of_one_token_a_row():
+    model, variables = build()
+    mask = np.ones((2, 3), bool)
+    program = str(
+        jax.make_jaxpr(read, static_argnums=0)(model, variables, prompt(), mask)
+    )
+    assert f"f32[2,1,{VOCAB}]" in program
+    assert f"f32[2,3,{VOCAB}]" not in program
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_a_prefix_is_seen_by_all_that_is_generated_from(kind):
+    model, variables = build(kind)
+    full, prefix = jax.jit(model.apply), np.array([3, 2])
+    tokens = np.zeros((2, 12), np.int32)
+    tokens[:, :3] = prompt()
+    for end in range(3, 12):
+        logits = full(variables, tokens, prefix_lengths=prefix)
+        tokens[:, end] = logits[:, end - 1].argmax(axis=-1)
+    run = functools.partial(
+        generate,
+        model,
+        variables,
+        prompt(),
+        jax.random.key(0),
+        max_tokens=9,
+        temperature=0,
+    )
+    got = run(prefix_lengths=prefix)
+    np.testing.assert_array_equal(got, tokens[:, 3:])
+    assert (got != run()).any()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -164,6 +197,8 @@ def test_a_padded_prompt_continues_as_the_prompt_alone():
         ({"top_k": 0}, "top_k 0 must be at least 1"),
         ({"top_p": 0.0}, "top_p 0.0 must be above 0"),
         ({"top_p": 1.5}, "top_p 1.5 must be above 0 and at most 1"),
+        ({"prefix_lengths": [4, 1]}, r"\[4, 1\] are not 2 integers from 0 to 3"),
+        ({"prefix_lengths": [1]}, r"prefix_lengths \[1\] are not 2 integers"),
         ({"source": prompt()}, "PerformerLM has no encoder, and a source is given"),
         ({"prompt_tokens": np.zeros((1, 0), int)}, "at least one row and one token"),
         (
@@ -240,6 +275,7 @@ def test_a_target_equals_the_argmax_of_repeated_full_passes(kind):
         ({"source": np.zeros((2, 7), int)}, "source of 7 tokens is longer than .* 6"),
         ({"source": np.zeros((3, 2), int)}, "3 sources and 2 prompts are not as many"),
         ({"source_mask": np.zeros((2, 3), bool)}, "row 0 of source_mask leaves no"),
+        ({"prefix_lengths": [1, 1]}, "PerformerSeq2Seq has an encoder; .* its source"),
         ({"max_tokens": 7}, "1 tokens and 7 new ones make 8, .* at most 6 new tokens"),
     ],
 )

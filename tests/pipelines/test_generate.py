@@ -94,6 +94,14 @@ def test_an_empty_prompt_starts_a_document(workdir, capsys):
         (["--length_penalty", "1"], "length_penalty needs a beam_size above 1"),
         (["--beam_size", "2", "--top_k", "3"], "beam_size 2 .* leave out top_k"),
         (["--beam_size", "2", "--num_samples", "3"], "num_samples 3 is more than"),
+        (
+            ["--temperature", "0", "--top_k", "3", "--top_p", "0.5"],
+            "temperature 0 .* top_k 3, top_p 0.5: set --temperature above 0",
+        ),
+        (
+            ["--temperature", "0", "--num_samples", "2"],
+            "temperature 0 .* num_samples 2",
+        ),
     ],
 )
 def test_a_wrong_command_is_one_line_and_exit_code_64(
@@ -118,6 +126,16 @@ def test_the_command_turns_a_source_into_its_target(pairs, capsys):
         capsys, "--checkpoint", pairs, "--prompt", "abc", "--beam_size", 1
     )
     assert one_beam == (code, out, err)
+
+
+@pytest.mark.parametrize("flag", ["--top_k", "--top_p", "--num_samples"])
+def test_a_greedy_target_takes_no_settings_of_draws(pairs, capsys, flag):
+    value = "0.5" if flag == "--top_p" else "2"
+    arguments = ["--checkpoint", pairs, "--prompt", "abc", flag, value]
+    code, out, err = command(capsys, *arguments)
+    assert (code, out) == (64, "")
+    assert re.match(f"error: temperature 0 .* {flag[2:]} {value}: set --temp", err)
+    assert command(capsys, *arguments, "--temperature", 1)[0] == 0
 
 
 def test_the_command_prints_the_best_of_a_beam(pairs, capsys):

@@ -113,9 +113,11 @@ def test_a_mesh_that_does_not_fit_the_devices_says_so():
 
 def test_mesh_errors_come_all_at_once_with_the_way_out():
     shape = dict(data=2, fsdp=2, model=1, seq=2)
-    assert sharding.check_mesh(shape, 8, batch_size=8, length=6) == []
-    lines = sharding.check_mesh(shape, 8, batch_size=10, length=7)
-    assert len(lines) == 2
+    assert sharding.check_mesh(shape, 8, batch_size=8, lengths={"length": 6}) == []
+    lengths = {"inputs": 7, "targets": 8, "context": 1}
+    lines = sharding.check_mesh(shape, 8, batch_size=10, lengths=lengths)
+    assert len(lines) == 3
     assert "batch_size 10 is not divisible" in lines[0] and "try 8 or 12" in lines[0]
-    assert "length 7 is not divisible by seq=2; try 6" in lines[1]
+    assert lines[1] == "inputs 7 is not divisible by seq=2; try 6 or 8"
+    assert lines[2] == "context 1 is not divisible by seq=2; try 2 or 4"
     assert len(sharding.check_mesh(shape, 4, batch_size=8)) == 1
