@@ -1,6 +1,7 @@
 """What a benchmark leaves behind: JSON, Markdown tables and a plot."""
 
 import json
+import math
 import pathlib
 
 from experiments.benchmarks import measure
@@ -37,7 +38,7 @@ def number(value, digits=3):
         return "-"
     if value and not 1e-3 <= abs(value) < 1e6:
         return f"{value:.{digits - 1}e}"
-    before = len(str(int(abs(value))))
+    before = 1 + math.floor(math.log10(abs(value))) if value else 1
     return f"{value:,.{max(0, digits - before)}f}"
 
 

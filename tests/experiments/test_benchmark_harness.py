@@ -190,6 +190,16 @@ def test_a_long_contender_gets_two_rounds_where_three_do_not_fit():
     assert compare._rounds({"b": 0.8}, {"b"}, settings) == {"b": 7}
 
 
+def test_a_short_first_run_foresees_nothing_of_a_longer_case():
+    """It holds start-up that no later run pays for; the measured time is used."""
+    bench = Bench({"ours": 0.01, "other": 0.19})
+    contenders = {"ours": Contender(), "other": Contender(time_power=3.0)}
+    found = bench.compare(contenders, [10, 100], budget=200.0)
+    # From 1.9 s it would be 1,900.
+    assert [r["length"] for r in found.rows if r["name"] == "other"] == [10, 100]
+    assert found.skipped == []
+
+
 def test_what_is_promised_to_one_contender_is_not_left_to_the_next():
     bench = Bench({"ours": 1.0, "other": 1.0})
     contenders = {"ours": Contender(), "other": Contender()}
@@ -231,6 +241,8 @@ def test_exponents_leave_out_short_lengths_and_single_points():
         (None, "-"),
         (0.0, "0.00"),
         (12.345, "12.3"),
+        (0.0044, "0.00440"),
+        (0.9648, "0.965"),
         (1234.5, "1,234"),
         (2e-7, "2.00e-07"),
     ],

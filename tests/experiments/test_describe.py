@@ -69,7 +69,7 @@ def test_each_parameter_shows_the_axes_that_cut_it(small, capsys):
     )
     cuts = dict(re.findall(r"^ +(\S+) .* float32 .* (?:bytes|KiB)  (.+)$", text, re.M))
     assert cuts["layers/attention/query/kernel"] == "- fsdp model -"
-    assert cuts["embed/embedding"] == "model -"
+    assert cuts["embedding"] == "model -"
 
 
 def test_bytes_a_device_fall_with_the_mesh(small, capsys):
