@@ -69,10 +69,7 @@ def main(argv=None):
     parser, arguments = parse(argv)
     from experiments.benchmarks import attention_forms
 
-    unknown = set(arguments.names) - set(attention_forms.FORMS)
-    if unknown:
-        known = ", ".join(attention_forms.FORMS)
-        parser.error(f"--names: unknown {', '.join(sorted(unknown))}; known: {known}")
+    options.check_names(parser, arguments.names, attention_forms.FORMS)
     if arguments.probe:
         name, length, mode = json.loads(arguments.probe)
         prepared = attention_forms.prepare(name, _problem(arguments, length), mode)

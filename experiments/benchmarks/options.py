@@ -33,3 +33,11 @@ def count(text):
     if found < 1:
         raise argparse.ArgumentTypeError(f"{found} must be at least 1")
     return found
+
+
+def check_names(parser, names, known):
+    """Leaves the program by `parser.error` where a name is not among the known ones."""
+    unknown = set(names) - set(known)
+    if unknown:
+        listed = ", ".join(sorted(unknown))
+        parser.error(f"--names: unknown {listed}; known: {', '.join(known)}")

@@ -64,10 +64,7 @@ def main(argv=None):
     parser, arguments = parse(argv)
     from experiments.benchmarks import training_forms
 
-    unknown = set(arguments.names) - set(training_forms.FORMS)
-    if unknown:
-        known = ", ".join(training_forms.FORMS)
-        parser.error(f"--names: unknown {', '.join(sorted(unknown))}; known: {known}")
+    options.check_names(parser, arguments.names, training_forms.FORMS)
     if arguments.probe:
         name, length = json.loads(arguments.probe)
         prepared = _prepare(arguments, name, length)
