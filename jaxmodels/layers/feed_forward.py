@@ -11,7 +11,13 @@ import jax.numpy as jnp
 
 from jaxmodels.layers.initialization import scaled_normal
 
-gelu_erf = functools.partial(jax.nn.gelu, approximate=False)
+
+def gelu_erf(x):
+    """x Phi(x), Phi the normal distribution function (Hendrycks and Gimpel, 2016)."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (0.5 * wide * (1.0 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
 gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)
 
 ACTIVATIONS = {"relu": jax.nn.relu, "gelu": gelu_erf, "gelu_tanh": gelu_tanh}
@@ -51,8 +57,8 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x):
         activate = _named(ACTIVATIONS, self.activation, "an Mlp")
-        hidden = activate(_dense(self, self.hidden_dim, "up")(x))
-        return _dense(self, x.shape[-1], "down", self.out_scale)(hidden)
+        hidden = _dense(self, self.hidden_dim, "up")(x)
+        return _down(self, x.shape[-1], activate, hidden)
 
 
 class GLU(nn.Module):
@@ -77,9 +83,8 @@ class GLU(nn.Module):
     def __call__(self, x):
         activate = _named(GATES, self.activation, "a GLU")
         width = matched_width(self.hidden_dim) if self.match_params else self.hidden_dim
-        gate = activate(_dense(self, width, "gate")(x))
-        hidden = gate * _dense(self, width, "up")(x)
-        return _dense(self, x.shape[-1], "down", self.out_scale)(hidden)
+        gate, up = (_dense(self, width, name)(x) for name in ("gate", "up"))
+        return _down(self, x.shape[-1], lambda g, u: activate(g) * u, gate, up)
 
 
 def check(activation):
@@ -106,6 +111,20 @@ def _named(functions, name, owner):
             f"choose one of {', '.join(functions)}"
         )
     return functions[name]
+
+
+def _down(module, features, activate, *wide):
+    """The last projection, of activate(*wide).
+
+    The backward pass keeps what is in `wide` alone and activates it again: arrays of
+    the hidden width are most of what a block would store.
+    """
+
+    def project(module, *wide):
+        dense = _dense(module, features, "down", module.out_scale)
+        return dense(activate(*wide))
+
+    return nn.remat(project, prevent_cse=False)(module, *wide)
 
 
 def _dense(module, features, name, scale=1.0):

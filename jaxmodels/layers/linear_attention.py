@@ -20,7 +20,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers import linear_checks, linear_chunk, linear_scan, linear_sum
+from jaxmodels.layers import linear_checks, linear_grid, linear_scan, linear_sum
 from jaxmodels.layers.feature_maps import (
     FEATURE_MAPS,
     elu_plus_one,
@@ -317,7 +317,7 @@ def _state(state, query, key, value, features):
     """`state`, checked, or an empty one."""
     batch_size, _, num_heads, head_dim = query.shape
     value_dim = value.shape[-1]
-    dtype = linear_chunk.compute_dtype(query, key, value)
+    dtype = linear_grid.compute_dtype(query, key, value)
     if state is None:
         sizes = batch_size, num_heads, head_dim, value_dim
         state = initial_state(*sizes, features=features, dtype=dtype)

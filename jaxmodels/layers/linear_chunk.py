@@ -14,6 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxmodels.layers.linear_grid import compute_dtype, fresh, heads_first, take
+
 Array = jax.Array
 
 NORMALIZERS = ("sum", "mlstm", None)
@@ -56,11 +58,6 @@ class State(NamedTuple):
     log_scale: Array | None
 
 
-def compute_dtype(*arrays):
-    """The accumulation dtype of these arrays: float32, or float64 for float64."""
-    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
-
-
 class Chunk(NamedTuple):
     """The tokens of one chunk in the accumulation dtype, heads before time."""
 
@@ -73,59 +70,9 @@ class Chunk(NamedTuple):
     run: Array | None  # B 1 S, 0 while the state from before the chunk holds
 
 
-class Grid(NamedTuple):
-    """How the steps of a scan cover a length, without a copy of it for padding.
-
-    A step that would pass the end starts earlier (as `dynamic_slice` does by itself)
-    and leaves out the tokens of the steps before it: those that are not `fresh`.
-    """
-
-    length: int
-    size: int
-    steps: int
-
-
-def fresh(grid, index):
-    """bool [C], the tokens that no step before took; None where that is all of them."""
-    if grid.steps * grid.size == grid.length:
-        return None
-    start = jnp.minimum(index * grid.size, grid.length - grid.size)
-    return start + jnp.arange(grid.size) >= index * grid.size
-
-
-def heads_first(x):
-    """[B, L, H, ...] to [B, H, L, ...]."""
-    return jnp.swapaxes(x, 1, 2)
-
-
-def _slice(x, grid, index):
-    return jax.lax.dynamic_slice_in_dim(x, index * grid.size, grid.size, axis=1)
-
-
-def rows(x, grid, index):
-    """Step `index` of [B, L, H, ...] as [B, H, C, ...], float32 or wider."""
-    part = _slice(x, grid, index)
-    return heads_first(part.astype(compute_dtype(part)))
-
-
-def store(buffers, parts, grid, index, only_fresh=False):
-    """Writes step `index`, heads before time, into arrays [B, L, H, ...]."""
-    new = fresh(grid, index) if only_fresh else None
-
-    def write(buffer, part):
-        part = heads_first(part).astype(buffer.dtype)
-        if new is not None:
-            old = _slice(buffer, grid, index)
-            part = jnp.where(new.reshape(-1, *[1] * (part.ndim - 2)), part, old)
-        start = index * grid.size
-        return jax.lax.dynamic_update_slice_in_dim(buffer, part, start, axis=1)
-
-    return jax.tree.map(write, buffers, parts)
-
-
 def load(tokens, grid, index):
     """Step `index` of `Tokens` as a `Chunk`, that forgets what is not fresh."""
-    tokens = jax.tree.map(lambda x: _slice(x, grid, index), tokens)
+    tokens = jax.tree.map(lambda x: take(x, grid, index), tokens)
     dtype = compute_dtype(*jax.tree.leaves(tokens[:3]))
     query, key, log_input, log_decay = jax.tree.map(
         lambda x: heads_first(x.astype(dtype)),

@@ -25,7 +25,8 @@ from jax.sharding import AxisType, PartitionSpec
 from jaxmodels.layers import linear_attention as plain
 from jaxmodels.layers import linear_checks
 from jaxmodels.layers.linear_attention import LinearAttentionState
-from jaxmodels.layers.linear_chunk import LOWEST, compute_dtype
+from jaxmodels.layers.linear_chunk import LOWEST
+from jaxmodels.layers.linear_grid import compute_dtype
 
 Array = jax.Array
 

@@ -17,8 +17,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers import linear_chunk
-from jaxmodels.layers.linear_chunk import Grid, State
+from jaxmodels.layers import linear_chunk, linear_grid
+from jaxmodels.layers.linear_chunk import State
+from jaxmodels.layers.linear_grid import Grid
 
 # Chunks between two states that the backward pass finds stored.
 GROUP_SIZE = 16
@@ -93,16 +94,18 @@ def _forward(plan, features, tokens, state):
         rows, factors, state = linear_chunk.attend(
             features, chunk, state, plan.normalizer
         )
-        out = linear_chunk.store(out, rows, plan.grid, index, only_fresh=True)
+        out = linear_grid.store(
+            out, rows, tokens.value, plan.grid, index, only_fresh=True
+        )
         return (out, state), factors
 
     def group(carry, indices):
         last, factors = jax.lax.scan(step, carry, indices)
         return last, (factors, carry[1])
 
-    carry = jnp.zeros_like(tokens.value), state
+    carry = linear_grid.buffers(tokens.value), state
     (out, state), saved = jax.lax.scan(group, carry, _indices(plan))
-    return out, state, saved
+    return linear_grid.contents(out, tokens.value), state, saved
 
 
 def _backward(plan, features, tokens, outs, last, d_sums, saved):
@@ -116,14 +119,14 @@ def _backward(plan, features, tokens, outs, last, d_sums, saved):
         gradients, d_sums, flow = carry
         index, factors, state = inputs
         chunk = linear_chunk.load(tokens, plan.grid, index)
-        out, d_out = (linear_chunk.rows(x, plan.grid, index) for x in outs)
-        new = linear_chunk.fresh(plan.grid, index)
+        out, d_out = (linear_grid.rows(x, plan.grid, index) for x in outs)
+        new = linear_grid.fresh(plan.grid, index)
         d_rows = linear_chunk.row_cotangents(out, d_out, factors, new)
         gradient, d_sums, flow = linear_chunk.pull_back(
             features, chunk, state, plan.normalizer, d_rows, d_sums, flow
         )
         # What is not fresh here is written over by the steps before, which follow.
-        gradients = linear_chunk.store(gradients, gradient, plan.grid, index)
+        gradients = linear_grid.store(gradients, gradient, like, plan.grid, index)
         return (gradients, d_sums, flow), None
 
     def group(carry, inputs):
@@ -135,14 +138,14 @@ def _backward(plan, features, tokens, outs, last, d_sums, saved):
     flow = None
     if tokens.log_decay is not None:
         flow = jnp.sum(d_sums * last.sums, axis=(-2, -1))
-    gradients = jax.tree.map(jnp.zeros_like, tokens._replace(valid=None, starts=None))
+    like = tokens._replace(valid=None, starts=None)
     (gradients, d_sums, _), _ = jax.lax.scan(
         group,
-        (gradients, d_sums, flow),
+        (linear_grid.buffers(like), d_sums, flow),
         (_indices(plan), saved),
         reverse=True,
     )
-    return gradients, d_sums
+    return linear_grid.contents(gradients, like), d_sums
 
 
 def _indices(plan):

@@ -12,8 +12,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers import linear_chunk
-from jaxmodels.layers.linear_chunk import Grid, State
+from jaxmodels.layers import linear_chunk, linear_grid
+from jaxmodels.layers.linear_chunk import State
+from jaxmodels.layers.linear_grid import Grid
 
 
 def sum_keys(tokens, state, *, features, chunk_size):
@@ -48,11 +49,14 @@ def _sum_backward(grid, residuals, d_last):
     def step(gradients, index):
         chunk = linear_chunk.load(tokens, grid, index)
         gradient = linear_chunk.pull_back_sum(features, chunk, last_scale, d_last.sums)
-        return linear_chunk.store(gradients, gradient, grid, index), None
+        return linear_grid.store(gradients, gradient, like, grid, index), None
 
-    gradients = jax.tree.map(jnp.zeros_like, tokens._replace(valid=None))
+    like = tokens._replace(valid=None)
     # In reverse, so that a step writes over what was not fresh in the one after.
-    gradients, _ = jax.lax.scan(step, gradients, _indices(grid), reverse=True)
+    gradients, _ = jax.lax.scan(
+        step, linear_grid.buffers(like), _indices(grid), reverse=True
+    )
+    gradients = linear_grid.contents(gradients, like)
     carried = jnp.exp(first_scale - last_scale)[..., None, None]
     return None, gradients, State(d_last.sums * carried, None)
 
@@ -78,13 +82,14 @@ def read_state(query, sums, *, features, chunk_size):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _read(grid, features, query, sums):
     def step(out, index):
-        values, _ = features(linear_chunk.rows(query, grid, index))
+        values, _ = features(linear_grid.rows(query, grid, index))
         part, _ = _read_rows(values, sums)
-        return linear_chunk.store(out, part, grid, index), None
+        return linear_grid.store(out, part, like, grid, index), None
 
     shape = (*query.shape[:3], sums.shape[2] - 1)
-    out = jnp.zeros_like(query, shape=shape, dtype=sums.dtype)
-    return jax.lax.scan(step, out, _indices(grid))[0]
+    like = jnp.zeros_like(query, shape=shape, dtype=sums.dtype)
+    out, _ = jax.lax.scan(step, linear_grid.buffers(like), _indices(grid))
+    return linear_grid.contents(out, like)
 
 
 def _read_forward(grid, features, query, sums):
@@ -96,21 +101,22 @@ def _read_backward(grid, residuals, d_out):
 
     def step(carry, index):
         d_query, d_sums = carry
-        part = linear_chunk.rows(query, grid, index)
+        part = linear_grid.rows(query, grid, index)
         (values, log_scale), pull = jax.vjp(features, part)
         out, factors = _read_rows(values, sums)
-        new = linear_chunk.fresh(grid, index)
-        d_part = linear_chunk.rows(d_out, grid, index)
+        new = linear_grid.fresh(grid, index)
+        d_part = linear_grid.rows(d_out, grid, index)
         d_rows = linear_chunk.row_cotangents(out, d_part, factors, new)
         d_values = jnp.einsum("BHTD,BHDM->BHTM", d_rows, sums)
         d_sums += jnp.einsum("BHTD,BHTM->BHDM", d_rows, values)
         # The normalizer cancels the scale of a query.
         (d_part,) = pull((d_values, jax.tree.map(jnp.zeros_like, log_scale)))
-        return (linear_chunk.store(d_query, d_part, grid, index), d_sums), None
+        d_query = linear_grid.store(d_query, d_part, query, grid, index)
+        return (d_query, d_sums), None
 
-    carry = jnp.zeros_like(query), jnp.zeros_like(sums)
-    carry, _ = jax.lax.scan(step, carry, _indices(grid), reverse=True)
-    return None, *carry
+    carry = linear_grid.buffers(query), jnp.zeros_like(sums)
+    (d_query, d_sums), _ = jax.lax.scan(step, carry, _indices(grid), reverse=True)
+    return None, linear_grid.contents(d_query, query), d_sums
 
 
 _read.defvjp(_read_forward, _read_backward)

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import special
 
-from jaxmodels.layers.feed_forward import GLU, Mlp, feed_forward, matched_width
+from jaxmodels.layers.feed_forward import (
+    GLU,
+    Mlp,
+    feed_forward,
+    gelu_erf,
+    matched_width,
+)
 
 
 def sigmoid(x):
@@ -91,3 +97,22 @@ def test_out_scale_shrinks_the_first_output():
 def test_an_unknown_activation_names_the_known_ones(module, message):
     with pytest.raises(ValueError, match=message):
         module().init(jax.random.key(0), jnp.zeros((1, 2)))
+
+
+@pytest.mark.parametrize(("activation", "wide"), [("gelu", 1), ("geglu", 2)])
+def test_only_what_enters_the_activation_is_kept_at_the_hidden_width(activation, wide):
+    module = feed_forward(64, activation)
+    x = jax.random.normal(jax.random.key(0), (3, 5, 8))
+    variables = module.init(jax.random.key(1), x)
+    _, pull = jax.vjp(lambda x: module.apply(variables, x), x)
+    kept = [leaf.shape for leaf in jax.tree.leaves(pull)]
+    assert kept.count((3, 5, 64)) == wide
+
+
+def test_gelu_is_that_of_jax_in_half_precision_too():
+    x = jnp.linspace(-6.0, 6.0, 101)
+    exact = jax.nn.gelu(x, approximate=False)
+    np.testing.assert_allclose(gelu_erf(x), exact, atol=1e-6)
+    half = gelu_erf(x.astype(jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), exact, atol=0.02)

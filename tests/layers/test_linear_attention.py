@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend import core as extend_core
 
 from jaxmodels.layers import linear_attention as la
 from tests.layers.quadratic_attention import quadratic_attention
@@ -274,6 +275,22 @@ def test_bfloat16_inputs_accumulate_in_float32(name):
             *(x.astype(jnp.float32) for x in inputs), features=features
         )
         np.testing.assert_allclose(out.astype(jnp.float32), wide, atol=2e-2)
+
+
+def test_no_step_slices_bfloat16_which_a_cpu_would_widen_as_a_whole():
+    inputs = tokens(130, batch=1, dtype=jnp.bfloat16)
+    run = jax.grad(lambda *inputs: causal(*inputs)[0].astype(jnp.float32).sum())
+    sliced = []
+
+    def walk(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name.startswith("dynamic_"):
+                sliced.append(equation.invars[0].aval.dtype)
+            for inner in extend_core.jaxprs_in_params(equation.params):
+                walk(inner)
+
+    walk(jax.make_jaxpr(run)(*inputs).jaxpr)
+    assert jnp.uint16 in sliced and jnp.bfloat16 not in sliced
 
 
 def test_a_feature_map_may_be_any_function_or_none():

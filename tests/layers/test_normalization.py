@@ -39,6 +39,42 @@ def test_layer_norm_statistics_are_float32_for_bfloat16_activations():
     np.testing.assert_allclose(got.astype(jnp.float32), exact, atol=1e-2)
 
 
+def plain_layer_norm(x, scale, bias):
+    wide = x.astype(jnp.float32)
+    wide -= wide.mean(-1, keepdims=True)
+    wide *= jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-5)
+    return wide * scale + bias
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layer_norm_gradients_are_those_of_automatic_differentiation(dtype):
+    x = activations().astype(dtype)
+    scale, bias = activations(1)[0, 0], activations(2)[0, 0]
+    weights = activations(3)
+
+    def gradients(function):
+        total = lambda *args: jnp.sum(jnp.sin(function(*args)) * weights)  # noqa: E731
+        return jax.grad(total, argnums=(0, 1, 2))(x, scale, bias)
+
+    got = gradients(lambda *args: normalization.layer_norm(*args, 1e-5))
+    expected = gradients(plain_layer_norm)
+    assert [g.dtype for g in got] == [e.dtype for e in expected]
+    for one, other in zip(got, expected, strict=True):
+        one, other = (np.asarray(a, np.float32) for a in (one, other))
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-4)
+
+
+def test_layer_norm_keeps_its_input_and_two_numbers_a_row():
+    x = activations()
+    _, pull = jax.vjp(
+        lambda x, *args: normalization.layer_norm(x, *args, 1e-5),
+        x,
+        *jnp.ones((2, x.shape[-1])),
+    )
+    kept = [leaf for leaf in jax.tree.leaves(pull) if leaf.ndim == x.ndim]
+    assert sorted(leaf.shape[-1] for leaf in kept) == [1, 1, x.shape[-1]]
+
+
 def test_rezero_starts_as_the_identity_and_can_leave_it():
     x = activations()
     module, variables, got = wrapped("rezero", x)
