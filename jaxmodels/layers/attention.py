@@ -176,6 +176,7 @@ class Attention(nn.Module):
         use_bias: of all four projections.
         out_scale: variance of the initial `out` kernel, relative to 1 / D; 0 is zeros.
         cache_length: N, the tokens that `prefill` and `step` can hold.
+        query_key_start, out_bias: as in `heads.projections`.
     """
 
     embed_dim: int
@@ -187,11 +188,15 @@ class Attention(nn.Module):
     out_scale: float = 1.0
     head_dim: int | None = None
     cache_length: int | None = None
+    query_key_start: float = heads.QUERY_KEY_START
+    out_bias: bool | None = None
     dtype: str = "float32"
     param_dtype: str = "float32"
 
     def setup(self):
-        self.query, self.key, self.value, self.out = heads.projections(self)
+        self.query, self.key, self.value, self.out = heads.projections(
+            self, self.query_key_start, self.out_bias
+        )
         if self.query_key_norm:
             self.query_norm, self.key_norm = heads.norm(self), heads.norm(self)
 

@@ -47,23 +47,29 @@ def head_width(embed_dim, num_heads, head_dim=None):
     return embed_dim // num_heads
 
 
-def projections(module):
-    """The modules query, key, value (D to H K) and out (H K to D)."""
+def projections(module, start=QUERY_KEY_START, out_bias=None):
+    """The modules query, key, value (D to H K) and out (H K to D).
+
+    Args:
+        start: standard deviation of the first queries and keys, against 1 of the input.
+        out_bias: of `out` alone; None is `module.use_bias`.
+    """
     width = head_width(module.embed_dim, module.num_heads, module.head_dim)
     shape = module.num_heads, width
 
-    def dense(features, scale=1.0, axis=-1):
+    def dense(features, scale=1.0, axis=-1, use_bias=module.use_bias):
         return nn.DenseGeneral(
             features,
             axis=axis,
-            use_bias=module.use_bias,
+            use_bias=use_bias,
             kernel_init=scaled_normal(scale),
             dtype=jnp.dtype(module.dtype),
             param_dtype=jnp.dtype(module.param_dtype),
         )
 
-    small = QUERY_KEY_START**2
-    out = dense(module.embed_dim, module.out_scale, axis=(-2, -1))
+    small = start**2
+    bias = module.use_bias if out_bias is None else out_bias
+    out = dense(module.embed_dim, module.out_scale, (-2, -1), bias)
     return dense(shape, small), dense(shape, small), dense(shape), out
 
 

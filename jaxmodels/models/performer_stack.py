@@ -13,6 +13,7 @@ import flax.linen as nn
 from jaxmodels.layers import feed_forward, normalization
 from jaxmodels.layers.attention import AttentionSpec, make_attention
 from jaxmodels.layers.constraint import constrain
+from jaxmodels.layers.stack import scan_layers
 
 RESIDUAL_AXES = ("batch", "length", "embed")
 
@@ -335,15 +336,7 @@ def _run(stack, x, context=None, **options):
 
 
 def _scan(stack, block):
-    """`block` over the layers, compiled once."""
-    if stack.remat:
-        block = nn.remat(block, prevent_cse=False)
-    return nn.scan(
-        block,
-        variable_axes={"params": 0, "projections": 0, "intermediates": 0},
-        split_rngs={"params": True, "dropout": True},
-        length=stack.num_layers,
-    )
+    return scan_layers(block, stack.num_layers, remat=stack.remat)
 
 
 def stack_fields(model, stack):

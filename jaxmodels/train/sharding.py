@@ -26,6 +26,7 @@ PARAM_RULES = (
     (r"(up|gate)/bias$", ("model",)),
     (r"down/kernel$", ("model", "fsdp")),
     (r"head/kernel$", ("fsdp", "model")),
+    (r"(key|value)_projection$", (None, "fsdp")),
     (r"embedding$", ("model", None)),
     (r"kernel$", ("fsdp", None)),
     (r"", ()),
