@@ -8,7 +8,7 @@ ranks and still see every row as if it had not.
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -30,6 +30,8 @@ class Data(NamedTuple):
         preprocessing: JSON-able; all that it takes to make the same input again.
         records: step -> names of the records in global train batch `step`.
         baselines: name -> what a trivial model scores on the batches of `eval`.
+        shared: entries of `preprocessing` that a run has to share with the one whose
+            parameters it starts from.
     """
 
     train: Callable[[int, int, int], dict[str, np.ndarray]]
@@ -40,6 +42,7 @@ class Data(NamedTuple):
     preprocessing: dict[str, Any]
     records: Callable[[int], list[str]]
     baselines: dict[str, float]
+    shared: tuple[str, ...] = ()
 
 
 def shard(batch_size, rank, ranks):
@@ -67,6 +70,15 @@ class Rows(Protocol):
 
     def names(self, row: int) -> list[str]:
         """Names of the records that the row holds."""
+        ...
+
+
+@runtime_checkable
+class VariedRows(Rows, Protocol):
+    """Rows that training sees another way each time: moved, turned, scaled."""
+
+    def varied(self, rows: list[int], places: list[int]) -> dict[str, np.ndarray]:
+        """Stacks rows; the place in the order of the run says how each is varied."""
         ...
 
 
@@ -127,7 +139,11 @@ class TrainBatches:
 
     def __call__(self, step, rank, ranks):
         held = shard(self.batch_size, rank, ranks)
-        return self.rows.batch([self._row(step, place) for place in held])
+        rows = [self._row(step, place) for place in held]
+        if isinstance(self.rows, VariedRows):
+            first = step * self.batch_size
+            return self.rows.varied(rows, [first + place for place in held])
+        return self.rows.batch(rows)
 
     def records(self, step):
         rows = [self._row(step, place) for place in range(self.batch_size)]
