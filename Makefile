@@ -63,5 +63,5 @@ $(VENV)/.run: setup.cfg constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.test $(VENV)/.parity $(VENV)/.notebooks: $(VENV)/.%: $(VENV)/.run
-	$(INSTALL) --constraint constraints.txt --editable '.[test,text,$*]'
+	$(INSTALL) --constraint constraints.txt --editable '.[test,text,seismic,$*]'
 	@touch $@

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from experiments import performer_common
+from experiments import network_task, performer_common
 from jaxmodels.data import labels
 from jaxmodels.losses.classification import classification_loss
 from jaxmodels.models import performer
@@ -44,7 +44,7 @@ def make_task(config):
 
 def make_data(config):
     """Batches of the texts and labels that `config.data` names."""
-    return performer_common.make_data(
+    return network_task.make_data(
         config,
         labels.label_data,
         vocab_size=config.model.vocab_size,
@@ -66,12 +66,10 @@ def abstract_batch(config):
 def check(config):
     """What is wrong with the config for this experiment, one line each."""
     spec = config.model.get("attention", {})
-    lines = performer_common.check_fields("model", config.model, PerformerClassifier)
-    lines += performer_common.check_fields(
-        "model.attention", spec, performer.AttentionSpec
-    )
+    lines = network_task.check_fields("model", config.model, PerformerClassifier)
+    lines += network_task.check_fields("model.attention", spec, performer.AttentionSpec)
     lines += performer_common.check_loss(config, more=(LABEL_SMOOTHING,))
-    lines += performer_common.check_data(
+    lines += network_task.check_data(
         config,
         labels.label_data,
         needed=("dataset", "batch_size", "length"),
@@ -87,7 +85,7 @@ def check(config):
         listops=config.data.get("listops"),
     )
     lines = [f"data: {line}" for line in lines]
-    model, problems = performer_common.check_model(make_model, config)
+    model, problems = network_task.check_model(make_model, config)
     if model is not None:
         problems += _check_lengths(config)
     return lines + problems

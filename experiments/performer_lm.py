@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from experiments import performer_common
+from experiments import network_task, performer_common
 from jaxmodels.data import language
 from jaxmodels.losses.classification import language_model_loss
 from jaxmodels.models import performer
@@ -48,7 +48,7 @@ def make_task(config):
 
 def make_data(config):
     """Batches of the text that `config.data` names."""
-    return performer_common.make_data(
+    return network_task.make_data(
         config, language.language_model_data, vocab_size=config.model.vocab_size
     )
 
@@ -64,12 +64,10 @@ def abstract_batch(config):
 def check(config):
     """What is wrong with the config for this experiment, one line each."""
     spec = config.model.get("attention", {})
-    lines = performer_common.check_fields("model", config.model, performer.PerformerLM)
-    lines += performer_common.check_fields(
-        "model.attention", spec, performer.AttentionSpec
-    )
+    lines = network_task.check_fields("model", config.model, performer.PerformerLM)
+    lines += network_task.check_fields("model.attention", spec, performer.AttentionSpec)
     lines += performer_common.check_loss(config)
-    lines += performer_common.check_data(
+    lines += network_task.check_data(
         config,
         language.language_model_data,
         needed=("batch_size", "length"),
@@ -83,7 +81,7 @@ def check(config):
         vocabulary=config.data.get("vocabulary", "bytes"),
         vocab_size=config.model.vocab_size,
     )
-    model, problems = performer_common.check_model(make_model, config)
+    model, problems = network_task.check_model(make_model, config)
     limit = None if model is None else model.context_limit
     if limit is not None and config.data.length > limit:
         problems.append(

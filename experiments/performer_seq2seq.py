@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from experiments import performer_common
+from experiments import network_task, performer_common
 from jaxmodels.data import pairs
 from jaxmodels.layers.attention import AttentionSpec
 from jaxmodels.losses.classification import sequence_loss
@@ -62,7 +62,7 @@ def make_task(config):
 
 def make_data(config):
     """Batches of the pairs of texts that `config.data` names."""
-    return performer_common.make_data(config, pairs.pair_data, **vocab_sizes(config))
+    return network_task.make_data(config, pairs.pair_data, **vocab_sizes(config))
 
 
 def vocab_sizes(config):
@@ -86,12 +86,10 @@ def abstract_batch(config):
 
 def check(config):
     """What is wrong with the config for this experiment, one line each."""
-    lines = performer_common.check_fields(
-        "model", config.model, performer.PerformerSeq2Seq
-    )
+    lines = network_task.check_fields("model", config.model, performer.PerformerSeq2Seq)
     lines += _check_sides(config.model)
     lines += performer_common.check_loss(config, more=("label_smoothing",))
-    lines += performer_common.check_data(
+    lines += network_task.check_data(
         config,
         pairs.pair_data,
         needed=("dataset", "batch_size", *LENGTHS),
@@ -107,7 +105,7 @@ def check(config):
         source_vocabulary=config.data.get("source_vocabulary"),
         **vocab_sizes(config),
     )
-    model, problems = performer_common.check_model(make_model, config)
+    model, problems = network_task.check_model(make_model, config)
     return lines + problems + ([] if model is None else _check_lengths(config, model))
 
 
@@ -116,10 +114,10 @@ def _check_sides(model):
     lines = []
     for side, kinds in SIDES.items():
         path, section = f"model.{side}", model.get(side, {})
-        lines += performer_common.check_fields(path, section, performer.Stack)
+        lines += network_task.check_fields(path, section, performer.Stack)
         for kind in kinds:
             if kind in section:
-                lines += performer_common.check_fields(
+                lines += network_task.check_fields(
                     f"{path}.{kind}", section[kind], AttentionSpec
                 )
     return lines

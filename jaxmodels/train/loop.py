@@ -158,7 +158,8 @@ def fit(
         quiet: no progress on the console.
 
     Raises:
-        ConfigError: the checkpoint does not fit the task.
+        ConfigError: the checkpoint does not fit the task, or the run to start from was
+            trained on another preprocessing.
         DivergedError: more refused updates than `limits` allow.
         StorageError: the last state could not be saved, or none could be read.
         Preempted: the machine asked to stop; the state is saved.
@@ -176,7 +177,7 @@ def fit(
         stops = stack.enter_context(StopRequests())
         jitted = programs(task, mesh, rules)
         checkpoints = _open_checkpoints(stack, workdir, keep)
-        state, notes = _first_state(jitted, checkpoints, init_rng, init_from)
+        state, notes = _first_state(jitted, checkpoints, init_rng, init_from, data)
         first = int(state.step)
         progress = Progress(
             num_steps, first, unit=data.unit, quiet=quiet or jax.process_index() > 0
@@ -284,7 +285,7 @@ def _open_checkpoints(stack, workdir, keep):
     )
 
 
-def _first_state(jitted, checkpoints, rng, init_from):
+def _first_state(jitted, checkpoints, rng, init_from, data):
     """The restored state or a new one, and lines that say which."""
     state = checkpoints.restore(jitted.target) if checkpoints else None
     if state is not None:
@@ -293,5 +294,6 @@ def _first_state(jitted, checkpoints, rng, init_from):
     if not init_from:
         return state, []
     folder, networks = init_from
+    model_file.check_shared(folder, data.preprocessing, data.shared)
     state, lines = checkpoint.init_from(folder, state, networks)
     return state, [f"parameters from {folder}", *lines]

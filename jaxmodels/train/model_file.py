@@ -93,6 +93,39 @@ def read(workdir):
         raise ConfigError(f"{path} is nested too deeply") from None
 
 
+def check_shared(workdir, preprocessing, names):
+    """Checks that another run was trained on the same preprocessing.
+
+    Args:
+        workdir: folder of the other run.
+        preprocessing: of this run.
+        names: entries that both have to share, "outer.inner" for one of an entry that
+            is a dict; without any, no file is read.
+
+    Raises:
+        ConfigError: one differs, or there is no such run.
+    """
+    if not names:
+        return
+    _, other = read(workdir)
+    own = json.loads(json.dumps(_encode(preprocessing, None, "preprocessing")))
+    for name in names:
+        here, there = _entry(own, name), _entry(other, name)
+        if here != there:
+            raise ConfigError(
+                f"init_from: {name} is {there} in {workdir} and {here} here; "
+                f"start from a run with the same {name}"
+            )
+
+
+def _entry(preprocessing, name):
+    """The entry of a dotted name; None where there is none."""
+    value = preprocessing
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
 def _decode_file(content):
     parts = _mapping(content, "the file")
     if type(parts.get("format")) is not int or parts["format"] != FORMAT:

@@ -30,6 +30,7 @@ class SmallData:
     batch_size = BATCH
     num_eval_batches = 2
     preprocessing = {"rate": 100}
+    shared = ("rate",)
     baselines = {"zero_loss": 1.0}
 
     def __init__(self, bad=(), bad_row=3):

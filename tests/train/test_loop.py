@@ -204,3 +204,11 @@ def test_the_workdir_holds_what_the_readme_says(tmp_path):
 def test_a_trace_of_chosen_steps_is_written(tmp_path):
     fit(tmp_path, profile_steps=(2, 4))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_run_of_another_preprocessing_is_nothing_to_start_from(tmp_path):
+    fit(tmp_path / "source", num_steps=1)
+    data = SmallData()
+    data.preprocessing = {"rate": 50}
+    with pytest.raises(ConfigError, match="init_from: rate is 100 in .* and 50 here"):
+        fit(tmp_path / "new", data=data, init_from=(tmp_path / "source", None))

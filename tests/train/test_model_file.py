@@ -323,3 +323,17 @@ def test_a_folder_without_the_file_is_refused(tmp_path):
         ConfigError, match="there is no model.json in .*; name the fold"
     ):
         model_file.read(tmp_path)
+
+
+def test_entries_to_share_with_another_run_are_compared(tmp_path):
+    held = {"rate": 100, "band": [0.1, 30], "noise": {"kind": "cosine", "steps": 9}}
+    model_file.write(tmp_path, {}, held)
+    names = ("rate", "band", "noise.kind", "neither")
+    own = {"rate": 100, "band": (0.1, 30), "noise": {"kind": "cosine", "steps": 5}}
+    model_file.check_shared(tmp_path, own, names)
+    model_file.check_shared(tmp_path / "nowhere", {"rate": 50}, ())
+    message = f"init_from: noise.kind is cosine in {tmp_path} and None here; start from"
+    with pytest.raises(ConfigError, match=message):
+        model_file.check_shared(tmp_path, own | {"noise": "edm"}, names)
+    with pytest.raises(ConfigError, match="there is no model.json in "):
+        model_file.check_shared(tmp_path / "nowhere", own, names)

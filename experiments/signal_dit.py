@@ -1,0 +1,196 @@
+"""Low-pass to broadband seismograms by conditional diffusion, with `SignalDiT`."""
+
+import jax
+import jax.numpy as jnp
+
+from experiments import network_task, settings
+from jaxmodels.data import ground_motions
+from jaxmodels.diffusion import guidance, process
+from jaxmodels.losses.broadband import amplitude_errors, broadband_loss
+from jaxmodels.models.signal_dit import SignalDiT
+from jaxmodels.train import metrics
+
+LOSS_FIELDS = (
+    "process",
+    "parameterization",
+    "loss_weight",
+    "condition_dropout",
+    "amplitude_scale",
+)
+# What the data section is told by the model section.
+SIZES = ("num_samples", "channels")
+# Of the preprocessing, what parameters are worth nothing without.
+SHARED = (
+    "kind",
+    "sampling_rate",
+    "channels",
+    "causal",
+    "normalization",
+    "amplitude",
+    "target",
+    "units",
+    "diffusion.process",
+    "diffusion.parameterization",
+)
+NUM_SCALARS = 2  # of `ground_motions`: amplitude of the condition, and its corner
+
+
+def make_model(config):
+    """The `SignalDiT` of a config.
+
+    Raises:
+        ValueError: fields that contradict each other, one line each.
+    """
+    return SignalDiT(**config.model)
+
+
+def make_process(config, weighted=True):
+    """The diffusion process of the loss section, with or without its loss weights.
+
+    Raises:
+        ValueError: there is no such process, parameterization or weight.
+    """
+    return process.make_process(
+        config.loss.process,
+        parameterization=config.loss.parameterization,
+        loss_weight=config.loss.loss_weight if weighted else None,
+    )
+
+
+def make_task(config):
+    """Denoising: the loss, the amplitude's error, and what the condition is worth.
+
+    "loss" is the denoising loss: in training with its weights and with
+    `loss.condition_dropout` of the conditions left out, in evaluation with neither.
+    "shuffle_gap" is by how much it rises in evaluation when each record gets the
+    condition of another one of its batch: 0 for a model that reads no condition.
+    """
+    model, rate = make_model(config), config.loss.condition_dropout
+    weighted, plain = make_process(config), make_process(config, weighted=False)
+
+    def loss(apply, batch, rng, *, train):
+        noise_rng, keep_rng = jax.random.split(rng)
+        rows = batch["weights"].shape[0]
+        keep = None
+        if train and rate:
+            keep = guidance.drop_conditions(keep_rng, rows, rate)
+
+        def denoise(condition, scalars):
+            context = apply(condition, scalars, keep=keep, train=train, method="encode")
+
+            def predict(noisy, time):
+                return apply(noisy, time, scalars, context, method="decode")
+
+            errors, _ = process.diffusion_loss(
+                weighted if train else plain, predict, batch["targets"], noise_rng
+            )
+            return errors, context.amplitude
+
+        errors, amplitude = denoise(batch["condition"], batch["scalars"])
+        value, totals = broadband_loss(
+            errors,
+            batch["weights"],
+            amplitude,
+            batch["amplitude"],
+            scale=config.loss.amplitude_scale,
+        )
+        if not train:
+            others = {name: jnp.roll(x, 1, axis=0) for name, x in batch.items()}
+            worse, _ = denoise(others["condition"], others["scalars"])
+            both = batch["weights"] * others["weights"]
+            totals["shuffle_gap"] = jnp.sum((worse - errors) * both), jnp.sum(both)
+        return value, totals
+
+    return network_task.task_of(
+        config, model, _inputs(config), loss, summarize=summarize
+    )
+
+
+def summarize(totals):
+    """Means, and the errors of the amplitude beside those of a constant."""
+    return amplitude_errors(metrics.means(totals))
+
+
+def make_data(config):
+    """Batches of the records that `config.data` names.
+
+    What a pipeline samples by is in the preprocessing, by the name "diffusion".
+    """
+    data = network_task.make_data(
+        config, ground_motions.ground_motion_data, **_sizes(config)
+    )
+    fields = ("process", "parameterization", "condition_dropout")
+    diffusion = {name: config.loss[name] for name in fields}
+    preprocessing = data.preprocessing | {"diffusion": diffusion}
+    return data._replace(preprocessing=preprocessing, shared=SHARED)
+
+
+def abstract_batch(config):
+    """The global batch of `make_data` as shapes and types."""
+    rows, model = config.data.batch_size, config.model
+    waveform = (rows, model.num_samples, model.channels)
+    shapes = {
+        "targets": waveform,
+        "condition": waveform,
+        "scalars": (rows, NUM_SCALARS),
+        "amplitude": (rows,),
+        "weights": (rows,),
+    }
+    return {
+        name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()
+    }
+
+
+def check(config):
+    """What is wrong with the config for this experiment, one line each."""
+    lines = network_task.check_fields("model", config.model, SignalDiT)
+    lines += settings.check_names("loss", config.loss, LOSS_FIELDS, LOSS_FIELDS)
+    lines += network_task.check_data(
+        config,
+        ground_motions.ground_motion_data,
+        needed=("dataset", "batch_size", "sampling_rate", "corner"),
+        elsewhere=SIZES,
+    )
+    if lines:
+        return lines
+    _, lines = network_task.check_model(make_model, config)
+    return lines + _check_process(config) + _check_scalars(config)
+
+
+def _sizes(config):
+    return {name: config.model[name] for name in SIZES}
+
+
+def _inputs(config):
+    fields = config.model
+    waveform = jnp.zeros((1, fields.num_samples, fields.channels))
+    return [waveform, jnp.zeros(1), waveform, jnp.zeros((1, NUM_SCALARS))]
+
+
+def _check_process(config):
+    try:
+        make_process(config)
+    except ValueError as error:
+        return [f"loss: {line}" for line in str(error).splitlines()]
+    return []
+
+
+def _check_scalars(config):
+    fields, lines = config.loss, []
+    scale = config.model.get("time_scale", 1000.0)
+    wanted = 1.0 if fields.process == "edm" else 1000.0
+    if scale != wanted:
+        lines.append(
+            f"model.time_scale {scale} must be {wanted} with loss.process "
+            f"{fields.process!r}"
+        )
+    given = config.model.get("num_scalars", NUM_SCALARS)
+    if given != NUM_SCALARS:
+        lines.append(f"model.num_scalars {given} must be {NUM_SCALARS}, as in the data")
+    head = config.model.get("amplitude_head", True)
+    if head and not config.data.get("amplitude", True):
+        lines.append(
+            "model.amplitude_head learns from data.amplitude; "
+            "switch both on or both off"
+        )
+    return lines
