@@ -8,11 +8,13 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 
 DEMO := runs/demo
+BROADEN := runs/broaden
 
-.PHONY: help demo test test-slow test-parity benchmarks notebooks lint format clean
+.PHONY: help demo broaden test test-slow test-parity benchmarks notebooks lint format clean
 
 help:
 	@echo "make demo         train the tiny Performer language model, sample from it"
+	@echo "make broaden      train the broadening model that comes with the package"
 	@echo "make test         the tests (under 10 minutes on two cores)"
 	@echo "make test-slow    soaks and sweeps"
 	@echo "make test-parity  comparisons with other implementations (installs torch)"
@@ -25,6 +27,12 @@ demo: $(VENV)/.run
 	$(RUN) -m jaxmodels.pipelines.generate --checkpoint $(DEMO) --prompt "def "
 	@echo "loss plot:  $(DEMO)/loss.png"
 	@echo "checkpoint: $(DEMO)"
+
+broaden: $(VENV)/.test
+	$(RUN) -m experiments.train --config=configs/seismic/signal_dit.py:tiny --workdir=$(BROADEN)
+	$(RUN) -m jaxmodels.pipelines.broaden_package $(BROADEN) jaxmodels/pretrained/broaden \
+		--card jaxmodels/pretrained/broaden/card.md
+	$(RUN) -m jaxmodels.pipelines.broaden ridgecrest:CI.TOW2 --output $(BROADEN)/example
 
 test: $(VENV)/.test
 	$(RUN) -m pytest -n 2 -q
@@ -39,6 +47,7 @@ benchmarks: $(VENV)/.parity
 	$(RUN) -m experiments.benchmarks.linear_attention --output results/linear_attention
 	$(RUN) -m experiments.benchmarks.training_step --output results/training_step
 	$(RUN) -m experiments.benchmarks.decoding --output results/decoding
+	$(RUN) -m experiments.benchmarks.signal_dit --output results/signal_dit_speed
 
 notebooks: $(VENV)/.notebooks
 	$(RUN) notebooks/run.py

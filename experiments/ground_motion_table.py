@@ -12,10 +12,13 @@ stands for the split, as for models that left one station out each:
     --checkpoint 'tuned=runs/tuned/{split}' --output results/signal_dit/ridgecrest
 
 The baselines are the low-pass alone and shaped noise, which is fitted on the data of
-the first model, and again on what else the others were trained on.
+the first model, and again on what else the others were trained on. A folder of records
+is read, and synthetic records are drawn, as for the models that were trained on them.
 """
 
 import functools
+import json
+import pathlib
 import shlex
 import sys
 import time
@@ -99,26 +102,27 @@ def run(flags, argv):
     from jaxmodels.pipelines import broaden_scores
 
     start = time.monotonic()
-    folds = load_folds(flags)
-    corner = next(iter(folds[0].models.values())).corner(flags.corner)
-    scored = [score(flags, fold, corner) for fold in folds]
+    folds, corner = load_folds(flags)
+    fitted: dict = {}
+    scored = [score(flags, fold, corner, fitted) for fold in folds]
     return broaden_scores.write(
         flags.output,
         broaden_scores.combine(scored),
         title=f"{flags.dataset}, {', '.join(flags.split)}",
-        notes=notes(flags, argv, folds, corner, time.monotonic() - start),
+        notes=notes(flags, argv, folds, corner, fitted, time.monotonic() - start),
         system=next(iter(folds[0].models)),
     )
 
 
 def load_folds(flags):
-    """The models of each split.
+    """The models of each split, and the corner in Hz.
 
     Raises:
-        ConfigError: a model cannot be read, takes other windows than the first, or was
-            trained on what it would be scored on.
+        ConfigError: a model cannot be read, has the name of a baseline, takes other
+            windows than the first, does not know its corner, was trained on what it
+            would be scored on, or on other data of that name than another one.
     """
-    from jaxmodels.pipelines import broaden_model
+    from jaxmodels.pipelines import broaden_baselines, broaden_model
 
     named = [parse_checkpoint(text) for text in flags.checkpoint]
     names = [name for name, _ in named]
@@ -127,6 +131,12 @@ def load_folds(flags):
             raise ConfigError(
                 f"--checkpoint {name} is given twice; name each otherwise"
             )
+        for baseline in (broaden_baselines.LOW_PASS, broaden_baselines.SHAPED_NOISE):
+            if name.startswith(baseline):
+                raise ConfigError(
+                    f"--checkpoint {name}: {baseline!r} is a baseline of the table; "
+                    "name the model otherwise"
+                )
     load = functools.cache(broaden_model.load)
     folds = [
         Fold(
@@ -135,12 +145,16 @@ def load_folds(flags):
         )
         for split in flags.split
     ]
-    first = next(iter(folds[0].models.values())).preprocessing
+    first = next(iter(folds[0].models.values()))
+    corner = first.corner(flags.corner)
     for fold in folds:
+        told_of(flags.dataset, fold.models)
         for name, model in fold.models.items():
-            check_windows(first, model.preprocessing, name)
-            check_unseen(flags.dataset, fold.split, model, name)
-    return folds
+            check_windows(first.preprocessing, model.preprocessing, name)
+            model.corner(corner)
+            model.sampling(flags.steps, flags.sampler, flags.guidance)
+            check_unseen(flags, fold, model, name)
+    return folds, corner
 
 
 def check_windows(first, other, name):
@@ -159,14 +173,14 @@ def check_windows(first, other, name):
         )
 
 
-def check_unseen(dataset, split, model, name):
+def check_unseen(flags, fold, model, name):
     """Raises `ConfigError` where a model was trained on the split, as far as told."""
     from jaxmodels.data import seismic_records
 
-    trained, about = model.about.get("splits", {}).get("train"), model.about
-    if about.get("dataset") != dataset or trained is None:
+    dataset, split = flags.dataset, fold.split
+    trained = model.about.get("splits", {}).get("train")
+    if trained is None or not same_data(model.about.get("dataset"), dataset):
         return
-    shared = {split} & {trained}
     if dataset in seismic_records.RECORDINGS:
         every = [record["station"] for record in seismic_records.embedded(dataset)]
         seen, held_out = (
@@ -174,6 +188,10 @@ def check_unseen(dataset, split, model, name):
             for one in (trained, split)
         )
         shared = seen & held_out
+    elif trained == split:
+        shared = {split}
+    else:
+        shared = events(flags, trained, model) & events(flags, split, model)
     if shared:
         raise ConfigError(
             f"{name} was trained on {min(shared)} of {dataset} (split {trained}); "
@@ -181,28 +199,71 @@ def check_unseen(dataset, split, model, name):
         )
 
 
-def score(flags, fold, corner):
-    """The evaluation of one split."""
+def same_data(one, other):
+    """Whether two names of data sets, or paths of folders, mean the same."""
+    from jaxmodels.data import builder
+
+    if one is None or not (builder.is_path(one) and builder.is_path(other)):
+        return one == other
+    one, other = (pathlib.Path(path).expanduser().resolve() for path in (one, other))
+    return one == other
+
+
+def events(flags, split, model):
+    """Names of the events of a split of the data that a model was trained on."""
+    from jaxmodels.data import ground_motions
+
+    source = told(model) | {"data_dir": flags.data_dir}
+    return ground_motions.prepared_split(
+        flags.dataset, split, model.preprocessing, **source
+    ).events
+
+
+def told(model):
+    """How the data of a model were made or read, as `ground_motions.windows` takes."""
+    about = model.about
+    names = ("synthetic", "reader", "min_snr")
+    return {name: about[name] for name in names if about.get(name) is not None}
+
+
+def told_of(dataset, models):
+    """`told` of the models that were trained on a data set; {} where none was.
+
+    Raises:
+        ConfigError: two were trained on different data of that name.
+    """
+    found: dict = {}
+    for name, model in models.items():
+        if not same_data(model.about.get("dataset"), dataset):
+            continue
+        if found and told(model) != next(iter(found.values())):
+            raise ConfigError(
+                f"{name} and {next(iter(found))} were trained on different {dataset} "
+                "(fields synthetic, reader or min_snr); give each a table of its own"
+            )
+        found[name] = told(model)
+    return next(iter(found.values()), {})
+
+
+def score(flags, fold, corner, fitted):
+    """The evaluation of one split; `fitted` is that of `shaped_noises`."""
     from jaxmodels.pipelines import broaden_baselines, broaden_scores
 
     first = next(iter(fold.models.values()))
     systems = {broaden_baselines.LOW_PASS: broaden_baselines.low_pass_only}
-    for label, noise in shaped_noises(flags, fold, corner).items():
+    for label, noise in shaped_noises(flags, fold, corner, fitted).items():
         systems[label] = functools.partial(noise.sample, num_samples=flags.samples)
     for name, model in fold.models.items():
         systems[name] = sampler(flags, model, corner)
+    own, source = first.preprocessing, told_of(flags.dataset, fold.models)
     return broaden_scores.evaluate(
-        windows(
-            flags.dataset,
-            fold.split,
-            first,
-            corner,
-            limit=flags.limit,
-            data_dir=flags.data_dir,
-        ),
+        windows(flags, flags.dataset, fold.split, own, corner, flags.limit, source),
         systems,
         broaden_scores.Settings(
-            seed=flags.seed, causal=first.preprocessing.causal, example=flags.example
+            seed=flags.seed,
+            order=own.order,
+            causal=own.causal,
+            example=flags.example,
         ),
         report=functools.partial(say, fold.split),
     )
@@ -225,67 +286,75 @@ def sampler(flags, model, corner):
     return sample
 
 
-def shaped_noises(flags, fold, corner):
-    """Shaped noise by label, one for each data set that a model was trained on."""
+def shaped_noises(flags, fold, corner, fitted):
+    """Shaped noise by label, one for each data set that a model was trained on.
+
+    Args:
+        fitted: shaped noise by data set, which grows: folds share what they can.
+    """
     from jaxmodels.pipelines import broaden_baselines
 
-    fitted: dict = {}
     found: dict = {}
+    seen = set()
     for name, model in fold.models.items():
+        own = model.preprocessing
         data = model.about["dataset"], model.about["splits"]["train"]
-        if data in fitted:
+        key = json.dumps([*data, told(model)], sort_keys=True, default=str)
+        if key in seen:
             continue
         label = broaden_baselines.SHAPED_NOISE
-        label += f", data of {name}" if fitted else ""
-        say(fold.split, f"fitting {label} on {data[0]}, {data[1]}")
-        pairs = (
-            (observed, condition)
-            for _, _, observed, condition, _, _ in windows(
-                *data, model, corner, limit=flags.fitted, data_dir=flags.data_dir
+        label += f", data of {name}" if found else ""
+        if key not in fitted:
+            say(fold.split, f"fitting {label} on {data[0]}, {data[1]}")
+            pairs = (
+                (observed, condition)
+                for _, _, observed, condition, _, _ in windows(
+                    flags, *data, own, corner, flags.fitted, told(model)
+                )
             )
-        )
-        rate = model.preprocessing.sampling_rate
-        fitted[data] = broaden_baselines.ShapedNoise.fit(pairs, rate, corner)
-        found[label] = fitted[data]
+            fitted[key] = broaden_baselines.ShapedNoise.fit(
+                pairs, own.sampling_rate, corner, order=own.order, causal=own.causal
+            )
+        seen.add(key)
+        found[label] = fitted[key]
     return found
 
 
-def windows(dataset, split, model, corner, *, limit, data_dir):
-    """Yields what `broaden_scores.evaluate` takes.
-
-    The windows of a synthetic data set are of the one that the model was trained on.
-    """
+def windows(flags, dataset, split, preprocessing, corner, limit, source):
+    """Yields what `broaden_scores.evaluate` takes; `source` is of `told`."""
     from jaxmodels.data import ground_motions
 
-    own, drawn = model.preprocessing, None
-    if dataset == ground_motions.SYNTHETIC:
-        drawn = model.about.get("synthetic")
     for motion in ground_motions.windows(
-        dataset, split, own, limit=limit, data_dir=data_dir, synthetic=drawn
+        dataset, split, preprocessing, limit=limit, data_dir=flags.data_dir, **source
     ):
-        condition = own.low_pass(motion.waveform, corner)
+        condition = preprocessing.low_pass(motion.waveform, corner)
         rate = motion.sampling_rate
         yield motion.name, motion.event, motion.waveform, condition, corner, rate
 
 
-def notes(flags, argv, folds, corner, seconds):
+def notes(flags, argv, folds, corner, fitted, seconds):
     """Lines below the title of the table."""
-    first = next(iter(folds[0].models.values()))
-    name, num_steps, guidance = first.sampling(
-        flags.steps, flags.sampler, flags.guidance
-    )
+    own = next(iter(folds[0].models.values())).preprocessing
+    noise = next(iter(fitted.values()))
+    kind = "causal" if own.causal else "zero-phase"
     lines = [
         f"Command: `{shlex.join(['python', '-m', MODULE, *argv])}`",
-        f"Windows of {first.preprocessing.seconds:g} s at "
-        f"{first.preprocessing.sampling_rate:g} Hz, corner {corner:g} Hz; "
-        f"{flags.samples} samples by {name} in {num_steps} steps, guidance "
-        f"{guidance:g}, seed {flags.seed}; {seconds:.0f} s in all.",
+        f"Windows of {own.seconds:g} s at {own.sampling_rate:g} Hz, {kind} low-pass of "
+        f"order {own.order} at {corner:g} Hz; {flags.samples} samples of each, seed "
+        f"{flags.seed}; {seconds:.0f} s in all.",
+        f"Shaped noise: fitted on at most {flags.fitted} windows, envelope smoothed "
+        f"over {noise.smoothing:g} s, {noise.iterations} iterations of the merge.",
     ]
-    described = {
-        f"{label}: {model.describe()}."
-        for fold in folds
-        for label, model in fold.models.items()
-    }
+    described = set()
+    for fold in folds:
+        for label, model in fold.models.items():
+            name, num_steps, guidance = model.sampling(
+                flags.steps, flags.sampler, flags.guidance
+            )
+            described.add(
+                f"{label}: {name} in {num_steps} steps, guidance {guidance:g}; "
+                f"{model.describe()}."
+            )
     return lines + sorted(described)
 
 

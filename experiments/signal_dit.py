@@ -1,10 +1,12 @@
 """Low-pass to broadband seismograms by conditional diffusion, with `SignalDiT`."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
 from experiments import network_task, settings
-from jaxmodels.data import ground_motions
+from jaxmodels.data import broadband, ground_motions
 from jaxmodels.diffusion import guidance, process
 from jaxmodels.losses.broadband import amplitude_errors, broadband_loss
 from jaxmodels.models.signal_dit import SignalDiT
@@ -17,6 +19,8 @@ LOSS_FIELDS = (
     "condition_dropout",
     "amplitude_scale",
 )
+# Of the loss section: what else `process.make_process` takes, as gamma or sigma_data.
+OPTIONS = "options"
 # What the data section is told by the model section.
 SIZES = ("num_samples", "channels")
 # Of the preprocessing, what parameters are worth nothing without.
@@ -31,6 +35,7 @@ SHARED = (
     "units",
     "diffusion.process",
     "diffusion.parameterization",
+    "diffusion.options.sigma_data",
 )
 NUM_SCALARS = 2  # of `ground_motions`: amplitude of the condition, and its corner
 
@@ -54,7 +59,14 @@ def make_process(config, weighted=True):
         config.loss.process,
         parameterization=config.loss.parameterization,
         loss_weight=config.loss.loss_weight if weighted else None,
+        **process_options(config),
     )
+
+
+def process_options(config):
+    """The `loss.options` that are set, a dict."""
+    given = config.loss.get(OPTIONS) or {}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def make_task(config):
@@ -63,7 +75,8 @@ def make_task(config):
     "loss" is the denoising loss: in training with its weights and with
     `loss.condition_dropout` of the conditions left out, in evaluation with neither.
     "shuffle_gap" is by how much it rises in evaluation when each record gets the
-    condition of another one of its batch: 0 for a model that reads no condition.
+    condition of another one of its batch, half a batch away: 0 for a model that reads
+    no condition.
     """
     model, rate = make_model(config), config.loss.condition_dropout
     weighted, plain = make_process(config), make_process(config, weighted=False)
@@ -95,9 +108,11 @@ def make_task(config):
             scale=config.loss.amplitude_scale,
         )
         if not train:
-            others = {name: jnp.roll(x, 1, axis=0) for name, x in batch.items()}
+            # Rows beside each other may be components of one window.
+            shift = rows // 2
+            others = {name: jnp.roll(x, shift, axis=0) for name, x in batch.items()}
             worse, _ = denoise(others["condition"], others["scalars"])
-            both = batch["weights"] * others["weights"]
+            both = batch["weights"] * others["weights"] * (shift > 0)
             totals["shuffle_gap"] = jnp.sum((worse - errors) * both), jnp.sum(both)
         return value, totals
 
@@ -121,6 +136,8 @@ def make_data(config):
     )
     fields = ("process", "parameterization", "condition_dropout")
     diffusion = {name: config.loss[name] for name in fields}
+    if options := process_options(config):
+        diffusion[OPTIONS] = options
     preprocessing = data.preprocessing | {"diffusion": diffusion}
     return data._replace(preprocessing=preprocessing, shared=SHARED)
 
@@ -144,7 +161,8 @@ def abstract_batch(config):
 def check(config):
     """What is wrong with the config for this experiment, one line each."""
     lines = network_task.check_fields("model", config.model, SignalDiT)
-    lines += settings.check_names("loss", config.loss, LOSS_FIELDS, LOSS_FIELDS)
+    known = (*LOSS_FIELDS, OPTIONS)
+    lines += settings.check_names("loss", config.loss, known, LOSS_FIELDS)
     lines += network_task.check_data(
         config,
         ground_motions.ground_motion_data,
@@ -154,7 +172,8 @@ def check(config):
     if lines:
         return lines
     _, lines = network_task.check_model(make_model, config)
-    return lines + _check_process(config) + _check_scalars(config)
+    lines += _check_preprocessing(config) + _check_process(config)
+    return lines + _check_scalars(config) + _check_normalization(config)
 
 
 def _sizes(config):
@@ -167,12 +186,43 @@ def _inputs(config):
     return [waveform, jnp.zeros(1), waveform, jnp.zeros((1, NUM_SCALARS))]
 
 
+def _check_preprocessing(config):
+    known = {field.name for field in dataclasses.fields(broadband.Preprocessing)}
+    given = {name: config.data[name] for name in config.data if name in known}
+    try:
+        ground_motions.make_preprocessing(**given | _sizes(config))
+    except ValueError as error:
+        return [f"data: {line}" for line in str(error).splitlines()]
+    return []
+
+
 def _check_process(config):
+    own = [name for name in process_options(config) if name in LOSS_FIELDS]
+    if own:
+        return [f"loss.{OPTIONS}.{own[0]} is loss.{own[0]}; set it there"]
     try:
         make_process(config)
     except ValueError as error:
         return [f"loss: {line}" for line in str(error).splitlines()]
     return []
+
+
+def _check_normalization(config):
+    """Targets whose size the process or the head takes for another one than it is."""
+    normalization, lines = config.data.get("normalization", "own_std"), []
+    if normalization == "by_x" and config.model.get("amplitude_head", True):
+        lines.append(
+            "data.normalization 'by_x' gives targets the size of the condition, which "
+            "leaves nothing for model.amplitude_head; switch it off, or take 'own_std'"
+        )
+    known = "sigma_data" in process_options(config)
+    if config.loss.process == "edm" and normalization != "own_std" and not known:
+        lines.append(
+            f"data.normalization {normalization!r} gives targets another standard "
+            "deviation than the 1 of loss.process 'edm'; set "
+            f"loss.{OPTIONS}.sigma_data to it, or take 'own_std'"
+        )
+    return lines
 
 
 def _check_scalars(config):

@@ -30,6 +30,7 @@ BELOW = {
 LIGHT = ("signal", "layers", "losses", "diffusion", "metrics", "models")
 LIGHT_LIBRARIES = {"jax", "flax", "chex", "numpy", "optax", "scipy"}
 STANDARD = {"__future__", "collections", "dataclasses", "difflib", "functools"} | {
+    "inspect",
     "itertools",
     "math",
     "operator",

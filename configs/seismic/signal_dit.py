@@ -61,10 +61,10 @@ def get_config(size="base"):
             | rate
             | schedule,
             eval=dict(num_batches=6 if tiny else 16),
-            num_steps=1200 if tiny else 200_000,
-            log_every=50 if tiny else 100,
-            eval_every=200 if tiny else 2000,
-            save_every=400 if tiny else 2000,
+            num_steps=6000 if tiny else 200_000,
+            log_every=100,
+            eval_every=500 if tiny else 2000,
+            save_every=1000 if tiny else 2000,
             limits=dict(hang_seconds=1800.0, compile_seconds=3600.0, **nonfinite),
             mesh=dict(data=-1, fsdp=1, model=1, seq=1),
         )
@@ -75,5 +75,6 @@ def sweep():
     for encoder_layers, decoder_layers in ((2, 10), (4, 8), (6, 6)):
         layers = dict(encoder_layers=encoder_layers, decoder_layers=decoder_layers)
         yield {f"model.{name}": number for name, number in layers.items()}
+    yield {"model.injection": "tokens"}  # what the ablations are compared with
     yield {"model.injection": "cross"}
     yield {"model.injection": "direct", "model.encoder_layers": 0}

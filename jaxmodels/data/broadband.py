@@ -14,7 +14,7 @@ from jaxmodels.signal import filters
 from jaxmodels.train.errors import ConfigError
 
 KIND = "broadband"
-NORMALIZATIONS = ("own_std", "peak", "by_x")
+NORMALIZATIONS = ("own_std", "joint_peak", "by_x")
 AMPLITUDES = ("std_ratio", None)
 TARGETS = ("broadband", "residual")
 UNITS = ("m/s^2", "any")
@@ -41,7 +41,8 @@ class Preprocessing:
         taper: share of a record that is tapered at each of its ends, up to 5 s.
         causal: the low-pass runs forward only, as that of a simulation may.
         normalization: what each of the two waveforms is divided by. "own_std": its
-            standard deviation over all components; "peak": its largest absolute value;
+            standard deviation over all components; "joint_peak": its largest absolute
+            value in any component (one number for all, as the model predicts one);
             "by_x": both by the standard deviation of the low-pass.
         amplitude: "std_ratio": the size of the low-pass is told to the model. None: it
             is not, as records in counts want it.
@@ -247,7 +248,7 @@ class Preprocessing:
 
     def size(self, waveform):
         """What each of [B, N, C] is divided by, [B]."""
-        if self.normalization == "peak":
+        if self.normalization == "joint_peak":
             return np.abs(waveform).max(axis=(1, 2))
         mean = waveform.mean(axis=1, keepdims=True)
         return np.sqrt(np.mean(np.square(waveform - mean), axis=(1, 2)))
@@ -255,8 +256,7 @@ class Preprocessing:
     def restore(self, normalized, log10_std_x, amplitude, low_passed=None):
         """Targets in the unit of the records again, up to the mean of the window.
 
-        The mean lies in the pass band of the low-pass, which the complementary merge
-        puts back.
+        The mean lies below the corner, where the complementary merge puts it back.
 
         Args:
             normalized: [..., N, C], like "targets" of `example`.

@@ -111,7 +111,7 @@ def ground_motion_data(
         raise ConfigError("; ".join(errors))
     augmentation = make_augmentation(augment)
     reader = record_folders.reader_of(reader, amplitude=amplitude)
-    preprocessing = Preprocessing(
+    preprocessing = make_preprocessing(
         sampling_rate=sampling_rate,
         num_samples=num_samples,
         channels=channels,
@@ -120,9 +120,8 @@ def ground_motion_data(
         band=band,
         causal=causal,
         normalization=normalization,
-        amplitude="std_ratio" if amplitude else None,
+        amplitude=amplitude,
         target=target,
-        units="m/s^2" if amplitude else "any",
     )
     prepared = functools.partial(
         _prepared,
@@ -154,11 +153,25 @@ def ground_motion_data(
             "splits": {"train": train_split, "eval": eval_split},
             "min_snr": min_snr,
             "synthetic": _synthetic_fields(dataset, synthetic, preprocessing),
+            "reader": _reader_fields(dataset, reader),
         },
         baselines={},
     )
     _log_energy(data, len(train), len(held_out))
     return data
+
+
+def make_preprocessing(*, amplitude=True, **fields):
+    """The `Preprocessing` of what `ground_motion_data` is given.
+
+    Raises:
+        ConfigError: fields that are impossible or contradict each other.
+    """
+    return Preprocessing(
+        amplitude="std_ratio" if amplitude else None,
+        units="m/s^2" if amplitude else "any",
+        **fields,
+    )
 
 
 def _log_energy(data, num_train, num_held_out):
@@ -206,6 +219,11 @@ def _synthetic_fields(dataset, given, preprocessing):
     if dataset != SYNTHETIC:
         return None
     return dataclasses.asdict(_synthetic_options(given, preprocessing))
+
+
+def _reader_fields(dataset, reader):
+    """How a folder is read; None for any other data set."""
+    return dataclasses.asdict(reader) if builder.is_path(dataset) else None
 
 
 def _synthetic_options(given, preprocessing):
@@ -272,12 +290,11 @@ def _prepared(
     )
 
 
-def windows(
+def prepared_split(
     dataset,
     split,
     preprocessing,
     *,
-    limit=None,
     min_snr=3.0,
     on_bad_record="stop",
     max_bad_fraction=0.001,
@@ -286,6 +303,22 @@ def windows(
     synthetic=None,
     reader=None,
 ):
+    """The `PreparedMotions` of a split; arguments as in `ground_motion_data`."""
+    return _prepared(
+        dataset,
+        split,
+        preprocessing=preprocessing,
+        min_snr=min_snr,
+        data_dir=data_dir,
+        cache_dir=cache_dir,
+        synthetic=synthetic,
+        reader=record_folders.reader_of(reader),
+        on_bad_record=on_bad_record,
+        max_bad_fraction=max_bad_fraction,
+    )
+
+
+def windows(dataset, split, preprocessing, *, limit=None, **source):
     """The fixed windows of a split that a model is evaluated on.
 
     Each has its onset at 7.5/60 of its length; where they begin depends on the records
@@ -294,23 +327,12 @@ def windows(
     Args:
         preprocessing: `Preprocessing`.
         limit: at most so many, spread evenly; None for all.
-        others: as in `ground_motion_data`.
+        source: others as in `prepared_split`.
 
     Yields:
         `Motion` with waveform [N, C], prepared and in the records' unit.
     """
-    motions = _prepared(
-        dataset,
-        split,
-        preprocessing=preprocessing,
-        min_snr=min_snr,
-        data_dir=data_dir,
-        cache_dir=cache_dir,
-        synthetic=synthetic,
-        reader=reader,
-        on_bad_record=on_bad_record,
-        max_bad_fraction=max_bad_fraction,
-    )
+    motions = prepared_split(dataset, split, preprocessing, **source)
     rows = MotionRows(motions, preprocessing)
     for row in pipeline.spread(len(rows), limit).tolist():
         waveform, start = rows.window(row)

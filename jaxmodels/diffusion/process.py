@@ -9,6 +9,8 @@ Arrays are [B, ...]; times are [B], or one number for all. Coefficients are floa
 """
 
 import dataclasses
+import inspect
+import math
 
 import chex
 import jax
@@ -235,10 +237,24 @@ PROCESSES = {"cosine": cosine, "squared_cosine": squared_cosine, "edm": edm}
 def make_process(name, **options):
     """The process of a name in PROCESSES, with the arguments of its function.
 
+    Those are, for any process, `parameterization`, `loss_weight` and `gamma`; for
+    "squared_cosine", the discrete one, also `num_steps`, `zero_terminal_snr` and
+    `terminal_floor`; for "edm" `sigma_data`, `sigma_min`, `sigma_max`, `p_mean` and
+    `p_std`.
+
     Raises:
-        ValueError: an unknown name, or what the function raises.
+        ValueError: an unknown name or option, an option of another type than its
+            default, or what the function raises.
     """
     _check_name("process", name, tuple(PROCESSES))
+    known = inspect.signature(PROCESSES[name]).parameters
+    for option, value in options.items():
+        if option not in known:
+            raise ValueError(
+                f"process {name!r} has no option {option!r}; it takes "
+                f"{', '.join(known)}"
+            )
+        _check_type(option, value, known[option].default)
     return PROCESSES[name](**options)
 
 
@@ -280,6 +296,23 @@ def diffusion_loss(process, predict, clean, rng, weights=None):
 def _at_least_float32(time):
     time = jnp.asarray(time)
     return time.astype(jnp.promote_types(time.dtype, jnp.float32))
+
+
+def _check_type(option, value, default):
+    """Raises `ValueError` for a value that is of another type than its default."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    kind = type(default)
+    fits = {
+        bool: isinstance(value, bool),
+        int: number and isinstance(value, int),
+        float: number and math.isfinite(value),
+    }
+    if not fits.get(kind, True):
+        wanted = {bool: "True or False", int: "a whole number"}
+        raise ValueError(
+            f"option {option} {value!r} is not {wanted.get(kind, 'a finite number')}, "
+            f"as {default} is"
+        )
 
 
 def _check_name(what, name, choices):

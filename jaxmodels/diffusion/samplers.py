@@ -42,7 +42,7 @@ class Sampler(NamedTuple):
             predict(noisy [B, ...], network time [B]) gives the prediction in the
             parameterization of the process; on_clean(clean [B, ...], time [B]) gives
             the estimate to go on with; `noise` stands in for the draw of a stochastic
-            step. `index` is a number or traced.
+            step. `index` is a number, which is checked, or traced, which cannot be.
         result: State -> data [B, ...].
     """
 
@@ -101,8 +101,8 @@ def ddim(process, num_steps, eta=0.0, *, times=None):
     drawn = eta * sigma_next / sigma * np.sqrt(np.maximum(added, 0.0))
     of_sample = np.sqrt(np.maximum(sigma_next**2 - drawn**2, 0.0)) / sigma
     of_clean = alpha_next - alpha * of_sample
-    previous = np.zeros(num_steps)
-    return _linear(process, grid, np.stack([of_sample, of_clean, previous, drawn], 1))
+    table = np.stack([of_sample, of_clean, np.zeros(num_steps), drawn], 1)
+    return _linear(process, grid, table, stochastic=eta > 0.0)
 
 
 def dpm_solver_pp(process, num_steps, order=2, *, stochastic=False, times=None):
@@ -146,7 +146,7 @@ def dpm_solver_pp(process, num_steps, order=2, *, stochastic=False, times=None):
         ratio = np.divide(log_step[1:], log_step[:-1], where=finite, out=half_ratio[1:])
         ratio /= 2
     table = [of_sample, change * (1.0 + half_ratio), -change * half_ratio, drawn]
-    return _linear(process, grid, np.stack(table, 1))
+    return _linear(process, grid, np.stack(table, 1), stochastic=stochastic)
 
 
 def heun(process, num_steps, rho=None, *, times=None):
@@ -269,14 +269,13 @@ def _grid(process, num_steps, times, rho=None):
     return grid
 
 
-def _linear(process, grid, table):
+def _linear(process, grid, table, *, stochastic):
     """A sampler whose step adds up four arrays.
 
     Args:
         table: [num_steps, 4], the factors of the sample, the clean estimate, the one
             before it, and fresh noise.
     """
-    stochastic = bool(np.any(table[:, 3]))
     factors = table.astype(np.float32)
 
     def step(state, index, predict, *, on_clean=None, noise=None):
@@ -299,7 +298,7 @@ def _linear(process, grid, table):
 def _sampler(process, grid, step):
     # Where the variance is preserved, also noise with a trace of signal has unit
     # variance.
-    preserving = process.schedule.variance_preserving
+    preserving, num_steps = process.schedule.variance_preserving, len(grid.times) - 1
     scale = 1.0 if preserving else float(grid.sigma[0])
 
     def init(rng, shape, dtype=jnp.float32):
@@ -307,11 +306,21 @@ def _sampler(process, grid, step):
         start = (scale * jax.random.normal(start_rng, shape)).astype(dtype)
         return State(sample=start, clean=jnp.zeros_like(start), rng=step_rng)
 
+    def checked_step(state, index, predict, **options):
+        # A number out of range would read the last row of the table.
+        known = isinstance(index, int | np.integer)
+        if known and not 0 <= index < num_steps:
+            raise ValueError(
+                f"step {index} of a sampler of {num_steps}: steps are 0 to "
+                f"{num_steps - 1}"
+            )
+        return step(state, index, predict, **options)
+
     return Sampler(
-        num_steps=len(grid.times) - 1,
+        num_steps=num_steps,
         times=tuple(grid.times.tolist()),
         init=init,
-        step=step,
+        step=checked_step,
         result=lambda state: state.sample,
     )
 

@@ -112,16 +112,21 @@ def dot_product_attention(query, key, value, mask=None):
     )
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-    weights = jax.nn.softmax(logits)
+    greatest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    weights = jnp.exp(logits - greatest)
     if mask is not None:
         weights = jnp.where(mask, weights, 0.0)
+    total = weights.sum(axis=-1).swapaxes(1, 2)[..., None]
     out = jnp.einsum(
         "BHTS,BSHK->BTHK",
         weights.astype(value.dtype),
         value,
         preferred_element_type=jnp.float32,
     )
-    return out.astype(value.dtype)
+    if mask is not None:
+        total = jnp.where(total == 0.0, 1.0, total)
+    # Dividing last is T x K numbers, not T x S, and its gradient sums over K, not S.
+    return (out / total).astype(value.dtype)
 
 
 def softmax_mask(

@@ -91,6 +91,31 @@ def frechet_distance(first, second, *, diagonal=False):
     return float(max(0.0, means + np.trace(one) + np.trace(two) - 2 * cross_trace))
 
 
+def interfrequency_correlation(values):
+    """Pearson correlation of each two features over the rows, [F, F].
+
+    Of PSA residuals it says whether motion that is too strong at one period is so at
+    others (Baker and Jayaram, 2008, use it of recorded motion). Undefined where a
+    feature does not vary: NaN.
+
+    Args:
+        values: [R, F], such as residuals of ln PSA at F periods.
+
+    Raises:
+        ValueError: another number of axes, fewer than 2 rows, or a value is not finite.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 2 or len(values) < 2:
+        raise ValueError(f"values {values.shape} must be [R, F] with at least 2 rows")
+    _check_finite(values)
+    rounding = 1e-9 * np.sqrt(np.sum(values**2, axis=0))
+    values = values - values.mean(axis=0)
+    size = np.sqrt(np.sum(values**2, axis=0))
+    size = np.where(size > rounding, size, 0.0)
+    product, sizes = values.T @ values, np.outer(size, size)
+    return np.divide(product, sizes, np.full_like(product, np.nan), where=sizes > 0)
+
+
 def _square_root(matrix):
     """Of a symmetric matrix without negative eigenvalues, but for rounding."""
     values, vectors = np.linalg.eigh(matrix)

@@ -122,7 +122,7 @@ def kristekova(
         {"EM", "PM", "EG", "PG"}; 0, 0, 10 and 10 for equal records.
 
     Raises:
-        ValueError: shapes differ, a sample is not finite, an observed component is
+        ValueError: shapes differ, a sample is not finite, a component of either is
             zero, or the range is empty.
     """
     generated, observed = _pair(generated, observed)
@@ -141,11 +141,16 @@ def kristekova(
 def misfits(generated, observed, sampling_rate, frequencies):
     """Envelope and phase misfit of each component, two arrays [C]; see `kristekova`."""
     peaks = np.abs(observed).max(axis=0)
-    if not peaks.all():
-        raise ValueError(
-            f"observed component {int(np.argmin(peaks))} is zero everywhere, and a "
-            "misfit relative to it is undefined; leave the component out"
-        )
+    for name, sizes in (
+        ("observed", peaks),
+        ("generated", np.abs(generated).max(axis=0)),
+    ):
+        # Zeros have no phase, and nothing is relative to them.
+        if not sizes.all():
+            raise ValueError(
+                f"{name} component {int(np.argmin(sizes))} is zero everywhere, and its "
+                "misfit is undefined; leave the component out"
+            )
     envelopes, phases = [], []
     for one, reference, peak in zip(generated.T, observed.T, peaks, strict=True):
         both = np.stack([one, reference]) / peak

@@ -8,7 +8,7 @@ only component if there is one).
 import math
 
 import numpy as np
-from scipy import fft, ndimage, signal
+from scipy import ndimage, signal
 
 from jaxmodels.metrics import goodness_of_fit, response_spectrum, spectra
 from jaxmodels.metrics.intensity import (
@@ -37,15 +37,38 @@ __all__ = [
     "pgd",
     "pgv",
     "significant_duration",
+    "smoothed_envelope",
     "velocity",
 ]
 
 # The flank of the low-pass ends here: its gain at 1.5 corners is 4 %.
 END_OF_FLANK = 1.5
+# Length of the running mean over envelopes.
+ENVELOPE_SECONDS = 1.0
 
 
-def high_frequency_envelope(acceleration, sampling_rate, corner, seconds=1.0):
-    """Hilbert envelope of what the low-pass leaves out, as a running mean.
+def smoothed_envelope(waveform, width):
+    """Modulus of the analytic signal of each component, as a running mean.
+
+    Args:
+        waveform: [T, C].
+        width: of the running mean, in samples.
+
+    Returns:
+        float64 [T, C].
+    """
+    length = len(waveform)
+    # Mirrored, a window has no jump between its two ends, which would count as motion.
+    whole = np.concatenate([waveform, waveform[::-1]])
+    size = np.abs(signal.hilbert(whole, axis=0))[:length]
+    width = max(1, round(width))
+    return ndimage.uniform_filter1d(size, width, axis=0, mode="nearest")
+
+
+def high_frequency_envelope(
+    acceleration, sampling_rate, corner, seconds=ENVELOPE_SECONDS
+):
+    """`smoothed_envelope` of what the low-pass leaves out.
 
     Args:
         acceleration: [T, C].
@@ -57,32 +80,44 @@ def high_frequency_envelope(acceleration, sampling_rate, corner, seconds=1.0):
         float64 [T, C].
     """
     acceleration = np.asarray(acceleration, np.float64)
-    length = len(acceleration)
-    high = acceleration - filters.zero_phase_lowpass(
-        acceleration, sampling_rate, corner
-    )
-    padded = fft.next_fast_len(length + round(seconds * sampling_rate))
-    envelope = np.abs(signal.hilbert(high, padded, axis=0)[:length])
-    width = max(1, round(seconds * sampling_rate))
-    return ndimage.uniform_filter1d(envelope, width, axis=0, mode="constant")
+    low = filters.zero_phase_lowpass(acceleration, sampling_rate, corner)
+    return smoothed_envelope(acceleration - low, seconds * sampling_rate)
 
 
 def envelope_correlation(generated, observed, sampling_rate, corner):
     """Pearson correlation of two `high_frequency_envelope`s, the mean over components.
 
-    Says whether the high frequencies come when they should.
+    Says whether the high frequencies come when they should. A second, or a period of
+    the corner where that is longer, is left out at each end: where a window is cut, the
+    low-pass errs in any two records alike.
 
     Raises:
-        ValueError: shapes that differ, or a component that is zero throughout.
+        ValueError: shapes that differ, a component that is zero throughout, or less
+            than a second left between the ends.
     """
     generated, observed = _pair(generated, observed, "observed record")
-    return _mean_correlation(
+    return _envelope_correlation(
         high_frequency_envelope(generated, sampling_rate, corner),
         high_frequency_envelope(observed, sampling_rate, corner),
+        sampling_rate,
+        corner,
     )
 
 
-def lf_snr(generated, condition, sampling_rate, corner, *, causal=False):
+def _envelope_correlation(generated, observed, sampling_rate, corner):
+    seconds = max(ENVELOPE_SECONDS, 1 / corner)
+    ends, length = math.ceil(seconds * sampling_rate), len(observed)
+    if length - 2 * ends < ENVELOPE_SECONDS * sampling_rate:
+        raise ValueError(
+            f"a record of {length / sampling_rate:g} s is too short to compare "
+            f"envelopes above {corner:g} Hz, which leaves out {seconds:g} s at each "
+            "end; take longer windows or a higher corner"
+        )
+    inner = slice(ends, length - ends)
+    return _mean_correlation(generated[inner], observed[inner])
+
+
+def lf_snr(generated, condition, sampling_rate, corner, *, order=4, causal=False):
     """How exactly a record has its condition below the corner, in dB.
 
     10 log10(|x|^2 / |LP(y) - x|^2); infinite where nothing is left.
@@ -92,23 +127,25 @@ def lf_snr(generated, condition, sampling_rate, corner, *, causal=False):
         condition: x, [T, C].
         sampling_rate: Hz.
         corner: Hz.
-        causal: whether the condition was made by `filters.causal_lowpass`.
+        order, causal: of the `filters.lowpass` that made the condition.
 
     Raises:
         ValueError: shapes that differ, or a component that is zero throughout.
     """
     generated, condition = _pair(generated, condition, "condition")
-    low = filters.lowpass(generated, sampling_rate, corner, causal=causal)
+    low = filters.lowpass(generated, sampling_rate, corner, order, causal=causal)
     error = np.sum((low - condition) ** 2)
     if not error:
         return math.inf
     return float(10 * np.log10(np.sum(condition**2) / error))
 
 
-def lf_correlation(generated, condition, sampling_rate, corner, *, causal=False):
+def lf_correlation(
+    generated, condition, sampling_rate, corner, *, order=4, causal=False
+):
     """Pearson correlation of LP(y) and x, the mean over components; see `lf_snr`."""
     generated, condition = _pair(generated, condition, "condition")
-    low = filters.lowpass(generated, sampling_rate, corner, causal=causal)
+    low = filters.lowpass(generated, sampling_rate, corner, order, causal=causal)
     return _mean_correlation(low, condition)
 
 
@@ -173,6 +210,7 @@ def measures(
     sampling_rate,
     corner,
     *,
+    order=4,
     causal=False,
     observed_features=None,
     time_frequency=True,
@@ -183,7 +221,7 @@ def measures(
         generated, observed, condition: [T, C], m/s^2.
         sampling_rate: Hz.
         corner: Hz, of the low-pass that made the condition.
-        causal: whether that was `filters.causal_lowpass`.
+        order, causal: of that `filters.lowpass`.
         observed_features: `features(observed, ...)`, to compute them once; its periods
             and centers are then used.
         time_frequency: whether to compute the Kristekova misfits, which take longer
@@ -202,7 +240,8 @@ def measures(
 
     Raises:
         ValueError: shapes that differ, samples that are not finite, a component that is
-            zero throughout, or no center above 1.5 corners.
+            zero throughout, a record too short for `envelope_correlation`, or no
+            center above 1.5 corners.
     """
     generated, observed = _pair(generated, observed, "observed record")
     theirs = observed_features or features(observed, sampling_rate, corner)
@@ -216,12 +255,12 @@ def measures(
     found |= _spectrum_measures(
         ours["ln_spectrum"] - theirs["ln_spectrum"], centers, corner
     )
-    found["envelope_correlation"] = _mean_correlation(
-        ours["envelope"], theirs["envelope"]
+    found["envelope_correlation"] = _envelope_correlation(
+        ours["envelope"], theirs["envelope"], sampling_rate, corner
     )
     for name, function in (("lf_snr", lf_snr), ("lf_correlation", lf_correlation)):
         found[name] = function(
-            generated, condition, sampling_rate, corner, causal=causal
+            generated, condition, sampling_rate, corner, order=order, causal=causal
         )
     scores = goodness_of_fit.anderson(generated, observed, sampling_rate)
     found["anderson"] = scores["mean"]

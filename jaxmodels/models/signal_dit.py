@@ -7,6 +7,8 @@ Shapes use B batch, N samples, C components, T patches, D width, L decoder layer
 H heads, K head width, S scalars.
 """
 
+import math
+
 import flax
 import flax.linen as nn
 import jax
@@ -38,6 +40,9 @@ __all__ = [
     "TimeSeriesProjection",
 ]
 INJECTIONS = ("tokens", "cross", "direct")
+# Of the amplitude head: a standard deviation of 0.007. Without a bound, the likelihood
+# of amplitudes that are all alike would grow until it is not finite.
+LEAST_LOG_VARIANCE = -10.0
 
 
 @flax.struct.dataclass
@@ -71,7 +76,10 @@ class Context:
 
 
 class AmplitudeHead(nn.Module):
-    """Mean and log variance of a number, from tokens and the scalars beside them."""
+    """Mean and log variance of a number, from tokens and the scalars beside them.
+
+    Both are 0 at initialization; the log variance stays above `LEAST_LOG_VARIANCE`.
+    """
 
     embed_dim: int
     dtype: str = "float32"
@@ -82,13 +90,19 @@ class AmplitudeHead(nn.Module):
         """[B, T, D] and float32 [B, D] to float32 [B, 2]."""
         x = blocks.dense(self, self.embed_dim, "hidden")(tokens)
         x = jax.nn.silu(x.astype(jnp.float32) + scalars[:, None]).mean(axis=1)
-        return blocks.zero_dense(self, 2, "out")(x)
+        mean, free = jnp.split(blocks.zero_dense(self, 2, "out")(x), 2, axis=-1)
+        least = LEAST_LOG_VARIANCE
+        log_variance = least + jax.nn.softplus(free + math.log(math.expm1(-least)))
+        return jnp.concatenate([mean, log_variance], axis=-1)
 
 
 class SignalDiT(nn.Module):
     """Predicts what diffusion asks for, of a noisy waveform beside a condition.
 
-    The prediction is 0 at initialization.
+    The prediction is 0 at initialization. Kernels of attention and of the feed-forward
+    networks start as truncated normal values of variance 1 / inputs, as elsewhere in
+    this package, and not as Xavier's uniform ones, which Peebles and Xie (2023) take
+    there too.
 
     Attributes:
         num_samples: N, divisible by `patch_size`.

@@ -136,7 +136,12 @@ def broaden(broadener, record, name, flags, settings):
     scores = {}
     try:
         scores = broaden_files.measured(
-            case, samples, own.sampling_rate, corner, causal=own.causal
+            case,
+            samples,
+            own.sampling_rate,
+            corner,
+            order=own.order,
+            causal=own.causal,
         )
     except ValueError as error:
         yield f"no scores of {name}: {error}"

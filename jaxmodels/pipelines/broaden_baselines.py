@@ -7,10 +7,8 @@ import dataclasses
 
 import numpy as np
 import scipy.fft
-import scipy.ndimage
-import scipy.signal
 
-from jaxmodels.metrics import spectra
+from jaxmodels.metrics import ground_motion, spectra
 from jaxmodels.signal import filters
 from jaxmodels.train.errors import ConfigError
 
@@ -140,7 +138,8 @@ class ShapedNoise:
             )
         rng = np.random.default_rng(seed)
         noise = rng.standard_normal((num_samples, length, channels))
-        noise *= envelope(low_passed, self.smoothing * self.sampling_rate)
+        width = self.smoothing * self.sampling_rate
+        noise *= ground_motion.smoothed_envelope(low_passed, width)
         # Zeros after the end keep it from acting on the start.
         padded = scipy.fft.next_fast_len(
             length + round(QUIET_SECONDS * self.sampling_rate), real=True
@@ -170,21 +169,6 @@ class ShapedNoise:
         gain = np.exp([np.interp(place, known, one) for one in self.log_amplitude.T]).T
         gain[0] = 0
         return gain
-
-
-def envelope(waveform, width):
-    """Envelopes [T, C], the modulus of the analytic signal, each a running mean.
-
-    Args:
-        waveform: [T, C].
-        width: of the running mean, in samples.
-    """
-    length = len(waveform)
-    # Mirrored, a window has no jump between its two ends, which would count as motion.
-    whole = np.concatenate([waveform, waveform[::-1]])
-    size = np.abs(scipy.signal.hilbert(whole, axis=0))[:length]
-    width = max(1, round(width))
-    return scipy.ndimage.uniform_filter1d(size, width, axis=0, mode="nearest")
 
 
 def systems(noise, num_samples):

@@ -230,7 +230,7 @@ def _check_lowpassed(waveform, preprocessing, corner):
         )
 
 
-def measured(case, samples, sampling_rate, corner, *, causal=False):
+def measured(case, samples, sampling_rate, corner, *, order=4, causal=False):
     """Scores of the low-pass record and of each sample, {row: {measure: number}}.
 
     See `ground_motion.measures`. Empty where the broadband record is unknown.
@@ -250,6 +250,7 @@ def measured(case, samples, sampling_rate, corner, *, causal=False):
             case.low_passed,
             sampling_rate,
             corner,
+            order=order,
             causal=causal,
             observed_features=known,
         )

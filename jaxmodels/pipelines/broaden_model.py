@@ -202,7 +202,7 @@ class Broadener:
         )
         root = jax.random.key(seed)
         rngs = [jax.random.fold_in(root, m) for m in range(num_samples)]
-        ratio = self._ratio(inputs.context.amplitude, rngs)  # M W
+        ratio = self._ratio(inputs.context.amplitude, rngs, len(starts))  # M W
         noise = jax.numpy.stack([jax.random.fold_in(rng, 1 + place) for rng in rngs])
         sampled, scale = windows.denoise(
             plan, inputs, noise, size * 10.0**ratio, len(low_passed), bar
@@ -210,8 +210,10 @@ class Broadener:
         estimate = sampled * scale[..., None]
         return estimate + low_passed if own.target == "residual" else estimate
 
-    def _ratio(self, amplitude, rngs):
+    def _ratio(self, amplitude, rngs, num_windows):
         """log10 of what windows are multiplied by beside their own size, [M, W]."""
+        if amplitude is None:  # targets were divided by the size of the condition
+            return np.zeros((len(rngs), num_windows))
         draws = [jax.random.normal(jax.random.fold_in(rng, 0)) for rng in rngs]
         draw = np.asarray(draws, np.float64)[:, None]
         mean, log_variance = np.asarray(amplitude, np.float64).T
@@ -340,7 +342,10 @@ def _process(folder, about):
     try:
         return processes.make_process(
             described["process"],
-            parameterization=described.get("parameterization", "velocity"),
+            **{
+                "parameterization": described.get("parameterization", "velocity"),
+                **(described.get("options") or {}),
+            },
         )
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{folder}: {error}") from None
@@ -358,9 +363,18 @@ def _check_fit(folder, model, preprocessing):
                 f"{folder}: the model has {trained} {what} and its preprocessing "
                 f"{described}; copy model.json and weights from the same run"
             )
+    by_condition = preprocessing.normalization == "by_x"
+    if model.amplitude_head and by_condition:
+        raise ConfigError(
+            f"{folder}: normalization 'by_x' leaves nothing for amplitude_head to say; "
+            "copy model.json and weights from the same run"
+        )
+    if by_condition:
+        return
     if not model.amplitude_head or preprocessing.units != "m/s^2":
         raise ConfigError(
             f"{folder}: a model without amplitude_head, on records in "
             f"{preprocessing.units}, cannot say how strong its samples are; train one "
-            "with data.amplitude and model.amplitude_head on records in m/s^2"
+            "with data.amplitude and model.amplitude_head on records in m/s^2, or with "
+            "data.normalization by_x"
         )

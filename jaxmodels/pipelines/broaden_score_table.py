@@ -37,9 +37,11 @@ def table(summaries, spread_period, *, title, notes=()):
         "damping, bias and sigma are means over periods. Anderson, EG and PG: 10 is "
         "perfect, below 4 poor. Spread/skill: mean standard deviation of ln PSA "
         f"({spread_period:g} s) within the samples of a record over the rmse of their "
-        "mean. CRPS: in ln units, lower is better. Frechet: squared distance of the "
-        "log Fourier spectra of all records, observed and generated, each frequency "
-        "alone."
+        "mean. CRPS: in ln units, lower is better. PSA corr. err: rms difference of "
+        "interfrequency correlations of ln PSA, of the spread of samples and of the "
+        "error of their mean; 0 where the record could be one of the samples. "
+        "Frechet: squared distance of the log Fourier spectra of all records, observed "
+        "and generated, each frequency alone."
     )
     return "\n\n".join(parts) + "\n"
 
@@ -68,13 +70,17 @@ def _main(summaries):
 
 
 def _ensemble(summaries, period):
-    header = ("system", "samples", "spread/skill", "CRPS", "EM", "PM", "Frechet")
+    header = (
+        "system", "samples", "spread/skill", "CRPS", "PSA corr. err", "EM", "PM",
+        "Frechet",
+    )  # fmt: skip
     rows = [
         (
             name,
             str(summary["num_samples"]),
             number(summary["spread_skill"]),
             number(summary["crps"], 3),
+            number(summary["correlation_error"]),
             *(number(summary["measures"][key]["mean"]) for key in ("em", "pm")),
             number(summary["frechet"]),
         )

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from jaxmodels.metrics import ensemble, ground_motion, spectra
+from jaxmodels.metrics import ground_motion, spectra
 from jaxmodels.pipelines import broaden_figure, broaden_score_figures
+from jaxmodels.pipelines.broaden_score_summary import summarize
 from jaxmodels.pipelines.broaden_score_table import table
 from jaxmodels.train.errors import ConfigError, StorageError
 
@@ -34,12 +35,13 @@ class Settings:
     Args:
         seed: of the first record; the next one adds 1. All systems get the same.
         spread_period: of the PSA whose ensemble spread is compared with its error, s.
-        causal: whether the conditions were made by a causal low-pass.
+        order, causal: of the low-pass that made the conditions.
         example: index of the record in the figure.
     """
 
     seed: int = 0
     spread_period: float = 0.2
+    order: int = 4
     causal: bool = False
     example: int = 0
 
@@ -156,61 +158,6 @@ def combine(evaluations):
         for name, records in other.systems.items():
             systems[name] += records
     return dataclasses.replace(first, systems=systems, log_spectra=log_spectra)
-
-
-def summarize(result):
-    """What the table shows, for each system.
-
-    Args:
-        result: an `Evaluation`.
-
-    Returns:
-        {system: summary}. `measures` has mean and sd over all samples of all records of
-        each name of `ground_motion.measures`; `fas` bias [K] and sd [K]; `psa` bias [P]
-        and sd [P]; `psa_bias` and `psa_sigma` their means over periods; `spread_skill`
-        (None for one sample a record) and `crps` of ln PSA at the chosen period;
-        `frechet`, the distance of log Fourier spectra, observed and generated (None for
-        one record).
-    """
-    return {name: _summary(result, rows) for name, rows in result.systems.items()}
-
-
-def _summary(result, records):
-    measures = {
-        name: np.stack([record["measures"][name] for record in records])
-        for name in records[0]["measures"]
-    }  # R M
-    fas = np.stack([record["fas"] for record in records])  # R M K
-    psa = np.stack([measures[_psa_name(t)] for t in result.periods], axis=-1)  # R M P
-    observed = np.stack(result.log_spectra)  # R K
-    count, num_samples = fas.shape[:2]
-    residual = measures[_psa_name(result.settings.spread_period)]
-    # A residual is ln PSA less that observed, which is then zero.
-    nothing = np.zeros(count)
-    spread = frechet = None
-    if num_samples > 1:
-        spread = ensemble.spread_skill(residual, nothing)
-    if count > 1:
-        generated = (observed[:, None] + fas).reshape(-1, observed.shape[1])
-        frechet = ensemble.frechet_distance(generated, observed, diagonal=True)
-    return {
-        "num_records": count,
-        "num_samples": num_samples,
-        "measures": {name: _moments(values) for name, values in measures.items()},
-        "fas": {"bias": fas.mean(axis=(0, 1)), "sd": fas.std(axis=(0, 1))},
-        "psa": {"bias": psa.mean(axis=(0, 1)), "sd": psa.std(axis=(0, 1))},
-        "psa_bias": float(psa.mean()),
-        "psa_sigma": float(psa.std(axis=(0, 1)).mean()),
-        "spread_skill": spread,
-        "crps": float(ensemble.crps(residual, nothing).mean()),
-        "frechet": frechet,
-    }
-
-
-def _moments(values):
-    # LF-SNR is infinite where nothing is left of the error.
-    deviation = float(values.std()) if np.isfinite(values).all() else None
-    return {"mean": float(values.mean()), "sd": deviation}
 
 
 def content(result):
@@ -352,6 +299,7 @@ def _score(system, samples, window, truth, settings):
                 condition,
                 rate,
                 corner,
+                order=settings.order,
                 causal=settings.causal,
                 observed_features=truth,
             )
@@ -367,10 +315,6 @@ def _score(system, samples, window, truth, settings):
         "measures": {key: np.array([row[key] for row in rows]) for key in rows[0]},
         "fas": np.stack(fas),
     }
-
-
-def _psa_name(period):
-    return f"psa_{period:g}s"
 
 
 def _rounded(value):

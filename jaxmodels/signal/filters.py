@@ -17,8 +17,9 @@ from scipy import fft as scipy_fft
 
 # Decay of the slowest pole of a fourth-order Butterworth low-pass is
 # exp(-2.4 corner t); over five periods of the corner on each side, and both sides
-# meet in a circular transform, that is 4e-11.
+# meet in a circular transform, that is 4e-11. Higher orders decay more slowly.
 PERIODS_OF_PADDING = 5.0
+LEAST_PADDING = 10.0  # seconds
 
 
 def lowpass_gain(length, sampling_rate, corner, order=4):
@@ -96,7 +97,7 @@ def causal_gain(length, sampling_rate, corner, order=4):
     return response
 
 
-def zero_phase_lowpass(waveform, sampling_rate, corner, order=4, pad_seconds=10.0):
+def zero_phase_lowpass(waveform, sampling_rate, corner, order=4, pad_seconds=None):
     """Low-pass forward and backward, as if silence surrounded the waveform.
 
     Equals `scipy.signal.sosfiltfilt(..., padlen=0)` of the waveform between
@@ -108,7 +109,7 @@ def zero_phase_lowpass(waveform, sampling_rate, corner, order=4, pad_seconds=10.
         corner: Hz; a number, or an array that broadcasts against the axes before T
             ([B] with a waveform [B, T, C]). May be traced.
         order: of the filter that runs once in each direction.
-        pad_seconds: of zeros on each side; five periods of the corner leave 4e-11.
+        pad_seconds: of zeros on each side; those of `lowpass_padding` when omitted.
 
     Returns:
         [..., T, C] in the waveform's own precision (integers become float64).
@@ -116,7 +117,7 @@ def zero_phase_lowpass(waveform, sampling_rate, corner, order=4, pad_seconds=10.
     Raises:
         ValueError: a corner that is not between 0 and half the sampling rate.
     """
-    padded = padded_length(_length(waveform), sampling_rate, pad_seconds)
+    padded = _padded(waveform, sampling_rate, corner, order, pad_seconds)
     gain = lowpass_gain(padded, sampling_rate, corner, order)
     return _multiply(waveform, gain, padded)
 
@@ -130,7 +131,8 @@ def zero_phase_bandpass(waveform, sampling_rate, low, high, order=4, pad_seconds
         low: lower corner in Hz.
         high: upper corner in Hz.
         order: of each flank, for the filter that runs once in each direction.
-        pad_seconds: of zeros on each side; five periods of `low` when omitted.
+        pad_seconds: of zeros on each side; five periods of `low`, for orders above 4
+            more, when omitted.
 
     Returns:
         [..., T, C] in the waveform's own precision (integers become float64).
@@ -139,13 +141,13 @@ def zero_phase_bandpass(waveform, sampling_rate, low, high, order=4, pad_seconds
         ValueError: the corners do not satisfy 0 < low < high < sampling_rate / 2.
     """
     if pad_seconds is None and low > 0:
-        pad_seconds = PERIODS_OF_PADDING / low
+        pad_seconds = _periods_of_padding(order) / low
     padded = padded_length(_length(waveform), sampling_rate, pad_seconds or 0.0)
     gain = bandpass_gain(padded, sampling_rate, low, high, order)
     return _multiply(waveform, gain, padded)
 
 
-def causal_lowpass(waveform, sampling_rate, corner, order=4, pad_seconds=10.0):
+def causal_lowpass(waveform, sampling_rate, corner, order=4, pad_seconds=None):
     """Low-pass forward only: no precursor before an onset, but a delayed waveform.
 
     Equals `scipy.signal.sosfilt`. For conditions that come from causal simulations,
@@ -153,13 +155,13 @@ def causal_lowpass(waveform, sampling_rate, corner, order=4, pad_seconds=10.0):
 
     Args and returns are those of `zero_phase_lowpass`.
     """
-    padded = padded_length(_length(waveform), sampling_rate, pad_seconds)
+    padded = _padded(waveform, sampling_rate, corner, order, pad_seconds)
     gain = causal_gain(padded, sampling_rate, corner, order)
     return _multiply(waveform, gain, padded)
 
 
 def lowpass(
-    waveform, sampling_rate, corner, order=4, pad_seconds=10.0, *, causal=False
+    waveform, sampling_rate, corner, order=4, pad_seconds=None, *, causal=False
 ):
     """`causal_lowpass` or `zero_phase_lowpass`, for code that has both as an option."""
     function = causal_lowpass if causal else zero_phase_lowpass
@@ -173,7 +175,7 @@ def complementary_merge(
     corner,
     iterations=8,
     order=4,
-    pad_seconds=10.0,
+    pad_seconds=None,
     *,
     causal=False,
 ):
@@ -194,11 +196,12 @@ def complementary_merge(
         sampling_rate: Hz.
         corner: Hz; a number or an array, as in `zero_phase_lowpass`.
         iterations: k; 0 returns the estimate.
-        order, pad_seconds: of the filter that made the condition.
+        order, pad_seconds: of the filter that made the condition, as there.
         causal: whether the condition was made by `causal_lowpass`.
 
     Returns:
-        [..., T, C], in the estimate's own precision.
+        [..., T, C], in the estimate's own precision (integers become float64), whatever
+        that of the condition. Numpy is summed in float64.
 
     Raises:
         ValueError: shapes that differ, or a corner that is not between 0 and half the
@@ -209,15 +212,39 @@ def complementary_merge(
             f"estimate {estimate.shape} and condition {condition.shape} differ in "
             f"length or components; cut both to the same window"
         )
-    padded = padded_length(_length(estimate), sampling_rate, pad_seconds)
+    padded = _padded(estimate, sampling_rate, corner, order, pad_seconds)
     make_gain = causal_gain if causal else lowpass_gain
     gain = make_gain(padded, sampling_rate, corner, order)
+    xp = jnp if _is_jax(estimate, condition, gain) else np
+    dtype, wide = _dtypes(estimate, xp)
+    estimate, condition = (xp.asarray(x, wide) for x in (estimate, condition))
     for _ in range(iterations):
         missing = condition - _multiply(estimate, gain, padded)
         if causal:
             missing = _multiply(missing, gain.conj(), padded)
         estimate = estimate + missing
-    return estimate
+    return estimate.astype(dtype)
+
+
+def lowpass_padding(corner, order=4):
+    """Seconds of zeros on each side of a waveform that is to be low-passed.
+
+    Enough for the filter to fade to 4e-11, and at least 10 s.
+
+    Args:
+        corner: Hz; a number, or an array, of which the lowest counts. Of a traced one
+            nothing is known, and 10 s are given: below 0.5 Hz (order 4) the end of the
+            waveform then reaches its start, at 0.15 Hz by 1e-4. Name `pad_seconds`
+            there.
+        order: of the filter.
+    """
+    if isinstance(corner, jax.core.Tracer):
+        return LEAST_PADDING
+    # Of no corner at all the lowest is infinite; one not above 0 is refused later.
+    lowest = float(np.min(np.asarray(corner), initial=np.inf))
+    if not lowest > 0:
+        return LEAST_PADDING
+    return max(LEAST_PADDING, _periods_of_padding(order) / lowest)
 
 
 def padded_length(length, sampling_rate, pad_seconds):
@@ -230,19 +257,36 @@ def padded_length(length, sampling_rate, pad_seconds):
     )
 
 
+def _padded(waveform, sampling_rate, corner, order, pad_seconds):
+    _check_order(order)
+    if pad_seconds is None:
+        pad_seconds = lowpass_padding(corner, order)
+    return padded_length(_length(waveform), sampling_rate, pad_seconds)
+
+
+def _periods_of_padding(order):
+    """Periods of a corner over which the slowest pole fades as far for any order."""
+    slower = math.sin(math.pi / 8) / math.sin(math.pi / (2 * order))
+    return PERIODS_OF_PADDING * slower
+
+
 def _multiply(waveform, gain, padded):
     """Filters [..., T, C] by gains [..., F] of the zero-padded waveform."""
     xp = jnp if _is_jax(waveform, gain) else np
-    dtype = xp.result_type(waveform.dtype, xp.float32)
-    if xp is np:
-        dtype = waveform.dtype if waveform.dtype.kind == "f" else np.float64
-        waveform = waveform.astype(np.float64)
-    else:
-        waveform = waveform.astype(dtype)
+    dtype, wide = _dtypes(waveform, xp)
+    waveform = waveform.astype(wide)
     spectrum = xp.fft.rfft(waveform, n=padded, axis=-2)
     gain = gain[..., None].astype(spectrum.dtype)
     filtered = xp.fft.irfft(spectrum * gain, n=padded, axis=-2)
     return filtered[..., : waveform.shape[-2], :].astype(dtype)
+
+
+def _dtypes(waveform, xp):
+    """That of a result, and that of the arithmetic before it."""
+    if xp is jnp:
+        dtype = jnp.result_type(waveform.dtype, jnp.float32)
+        return dtype, dtype
+    return waveform.dtype if waveform.dtype.kind == "f" else np.float64, np.float64
 
 
 def _warped(length, sampling_rate, corner):

@@ -18,6 +18,8 @@ from jaxmodels.data.motion_rows import (
 from jaxmodels.data.prepared_motions import prepare_motions
 from jaxmodels.train.errors import ConfigError
 from tests.data.motion_sources import SMALL, SYNTHETIC, Listed, shaking
+from tests.data.test_seisbench import row as seisbench_row
+from tests.data.test_seisbench import write_set
 
 NAMES = ("targets", "condition", "scalars", "amplitude", "weights")
 
@@ -237,6 +239,24 @@ def test_evaluation_windows_are_those_of_the_batches(data, data_dir):
         assert name.startswith(event) and name.endswith("s") and rate == 20.0
         example = preprocessing.example(waveform, 1.0)
         np.testing.assert_array_equal(example["targets"], batch["targets"][row])
+
+
+def test_a_run_says_how_its_records_were_read_and_its_windows_are_read_so(tmp_path):
+    rows = [seisbench_row(f"r{n}", source=f"e{n}") for n in range(8)]
+    blocks = {f"r{n}": shaking(n)["waveform"].T for n in range(8)}
+    folder = str(write_set(tmp_path / "set", rows, blocks))
+    source = dict(data_dir=tmp_path / "tfds", reader={"split_by": "event"})
+    made = ground_motion_data(folder, **SMALL, batch_size=2, eval_split="dev", **source)
+    reader = made.preprocessing["reader"]
+    assert reader["split_by"] == "event" and reader["amplitude"] is True
+    preprocessing = Preprocessing.from_json(made.preprocessing)
+    found = [
+        motion.event
+        for motion in ground_motions.windows(
+            folder, "dev", preprocessing, **source | {"reader": reader}
+        )
+    ]
+    assert found and len(found) == made.eval(0, 0, 1)["weights"].sum()
 
 
 def test_real_windows_begin_where_they_always_did():

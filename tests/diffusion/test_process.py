@@ -355,12 +355,6 @@ def test_a_prediction_of_another_shape_is_refused():
         )
 
 
-def test_processes_are_made_by_name():
-    assert process.make_process("cosine", gamma=3.0) == process.cosine(gamma=3.0)
-    with pytest.raises(ValueError, match="unknown process 'linear'; choose one of cos"):
-        process.make_process("linear")
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -122,7 +122,7 @@ def test_steps_reach_the_levels_of_the_process_for_any_number_of_them(
     # If the estimate is right and stays, a step must turn alpha clean + sigma noise
     # into alpha' clean + sigma' noise'; whence two equations for its factors.
     made = MADE.get(maker) or process.squared_cosine(terminal_floor=2.0**-24)
-    monkeypatch.setattr(samplers, "_linear", lambda process, grid, table: (grid, table))
+    monkeypatch.setattr(samplers, "_linear", lambda _, *found, stochastic: found)
     for num_steps in range(1, 1001):
         if name == "sde":
             grid, table = samplers.dpm_solver_pp(made, num_steps, stochastic=True)
@@ -291,6 +291,35 @@ def test_given_noise_stands_in_for_the_draw_of_a_stochastic_step():
     for name in ("ddim", "heun"):
         with pytest.raises(ValueError, match="noise was given to a step that draws no"):
             samplers.make_sampler(name, made, 4).step(state, 1, predict, noise=noise)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda made: samplers.ddim(made, 1, eta=1.0),
+        lambda made: samplers.make_sampler("dpm++2m", made, 1, stochastic=True),
+    ],
+    ids=["ddpm", "sde"],
+)
+def test_a_stochastic_sampler_of_one_step_takes_the_noise_that_it_weighs_by_0(make):
+    made = MADE["cosine"]
+    sampler = make(made)
+    state = sampler.init(jax.random.key(0), (2, 3))
+    drawn, given = (
+        sampler.step(state, 0, exact(made, 1.0), noise=noise)
+        for noise in (None, jnp.ones((2, 3)))
+    )
+    np.testing.assert_array_equal(drawn.sample, given.sample)
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+@pytest.mark.parametrize("index", [3, 7, -1, np.int32(3)])
+def test_a_step_beyond_the_last_one_is_refused(name, index):
+    made = MADE["cosine"]
+    sampler = samplers.make_sampler(name, made, 3)
+    state = sampler.init(jax.random.key(0), (2, 3))
+    with pytest.raises(ValueError, match=f"step {index} of a sampler of 3: .* 0 to 2"):
+        sampler.step(state, index, exact(made, 1.0))
 
 
 def test_times_of_the_callers_own_replace_those_of_the_process():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from experiments import config_file, signal_dit
+from jaxmodels.data.pipeline import Data
 from jaxmodels.diffusion import process
 
 FILE = "configs/seismic/signal_dit.py:tiny"
@@ -88,13 +89,14 @@ def test_a_model_that_reads_its_condition_loses_by_shuffled_ones(parts):
     assert np.mean([one["loss"] for one in values]) < 0.9
 
 
-def test_every_parameter_learns_within_two_updates(parts):
+def test_every_parameter_learns_within_three_updates(parts):
     parts.loss.condition_dropout = 0.5
     parts.optimizer.weight_decay = 0.0
     _, first = start(parts)
     batch = make_batch()
     # One number is unknown, for what the model has learned of that.
     batch["scalars"] = batch["scalars"].at[0, 0].set(jnp.nan)
+    # Weights of zero let two updates pass before the ones behind them get a gradient.
     _, state, _ = train(parts, 3, batch)
     moved = jax.tree.map(
         lambda old, new: bool(jnp.any(old != new)), first.params, state.params
@@ -131,6 +133,65 @@ def test_a_record_without_weight_changes_no_metric(parts):
     chex.assert_trees_all_close(first, second, rtol=1e-6)
 
 
+def test_a_shuffled_record_gets_the_condition_from_half_a_batch_away(parts):
+    """Rows beside each other may be components of one window."""
+    task, state, _ = train(parts, 3)
+    batch = make_batch()
+    swapped = {name: jnp.roll(x, 2, axis=0) for name, x in batch.items()}
+    swapped["targets"] = batch["targets"]
+    own, other = (evaluate(task, state, one) for one in (batch, swapped))
+    assert own["shuffle_gap"] == pytest.approx(other["loss"] - own["loss"], rel=1e-3)
+    alone = {name: x[:1] for name, x in batch.items()}
+    _, count = task.eval_step(state, alone, jax.random.key(0))["shuffle_gap"]
+    assert count == 0
+
+
+def test_amplitudes_that_are_all_alike_are_learned_and_stay_finite(parts):
+    """Their likelihood has no upper bound but the one of the head."""
+    parts.optimizer.learning_rate = 0.1
+    parts.num_steps = 150
+    batch = make_batch() | {"amplitude": jnp.zeros(4)}
+    task, state, totals = train(parts, 150, batch)
+    values = task.summarize(totals)
+    assert np.isfinite(values["loss"]) and state.skips.tolist() == [0, 0]
+    assert -4.1 < values["amplitude_nll"] < -2.0
+
+
+def test_options_of_the_process_reach_the_loss_and_the_preprocessing(
+    parts, monkeypatch
+):
+    parts.loss.update({"loss_weight": "min_snr", "options": {"gamma": 2.0}})
+    assert signal_dit.check(parts) == []
+    assert signal_dit.make_process(parts).gamma == 2.0
+    data = Data(None, None, 1, 4, "windows", {}, None, {})
+    monkeypatch.setattr(signal_dit.network_task, "make_data", lambda *a, **k: data)
+    described = signal_dit.make_data(parts).preprocessing["diffusion"]
+    assert described["options"] == {"gamma": 2.0}
+    del parts.loss["options"]
+    assert "options" not in signal_dit.make_data(parts).preprocessing["diffusion"]
+
+
+PARTS = {
+    "tiny": (229_152, 545_952, 79_166),
+    "seed": (2_838_548, 9_466_996, 555_022),
+    "seed_literal": (2_838_548, 9_376_696, 555_022),
+    "base": (2_850_548, 9_478_996, 567_062),
+    "large": (7_117_440, 20_425_344, 854_846),
+}
+
+
+@pytest.mark.parametrize("size", PARTS)
+def test_encoder_and_decoder_of_a_config_have_their_shares_of_the_weights(size):
+    config, _ = config_file.load(FILE.replace("tiny", size))
+    params = jax.eval_shape(signal_dit.make_task(config).init, jax.random.key(0)).params
+    counts = {
+        name: sum(leaf.size for leaf in jax.tree.leaves(tree))
+        for name, tree in params["model"].items()
+    }
+    parts = counts.pop("encoder"), counts.pop("decoder"), sum(counts.values())
+    assert parts == PARTS[size]
+
+
 def test_the_config_has_nothing_wrong(parts):
     assert signal_dit.check(parts) == []
 
@@ -147,12 +208,35 @@ def test_the_config_has_nothing_wrong(parts):
         ("loss.loss_weight", "snr", "loss: unknown loss_weight 'snr'"),
         ("loss.process", "edm", "model.time_scale 1000.0 must be 1.0"),
         ("data.amplitude", False, "model.amplitude_head learns from data.amplitude"),
+        ("data.normalization", "foo", "data: normalization 'foo' is none of own_std"),
+        ("data.corner", (1.0, 40.0), "data: corner (1.0, 40.0) Hz does not lie within"),
+        ("data.normalization", "by_x", "leaves nothing for model.amplitude_head"),
+        ("model.channels", 2, "data: channels 2 is none of 1, 3"),
+        ("loss.options", {"gama": 1.0}, "loss: process 'cosine' has no option 'gama'"),
+        ("loss.options", {"process": "edm"}, "loss.options.process is loss.process"),
     ],
 )
 def test_a_config_that_contradicts_itself_is_one_line(parts, path, value, message):
     parts.update_from_flattened_dict({path: value})
     (line,) = signal_dit.check(parts)
     assert message in line
+
+
+def test_edm_knows_the_size_of_its_targets(parts):
+    parts.update_from_flattened_dict(
+        {
+            "loss.process": "edm",
+            "loss.parameterization": "edm",
+            "model.time_scale": 1.0,
+            "model.amplitude_head": False,
+            "data.normalization": "by_x",
+        }
+    )
+    (line,) = signal_dit.check(parts)
+    assert "another standard deviation than the 1 of loss.process 'edm'" in line
+    parts.loss.options = {"sigma_data": 3.0}
+    assert signal_dit.check(parts) == []
+    assert signal_dit.make_process(parts).schedule.data_std == 3.0
 
 
 @pytest.mark.parametrize(

@@ -72,3 +72,15 @@ def test_refuses_sets_that_do_not_fit():
         ensemble.frechet_distance(np.zeros((3, 2)), np.zeros((3, 4)))
     with pytest.raises(ValueError, match="1 and 3 rows"):
         ensemble.frechet_distance(np.zeros((1, 2)), np.zeros((3, 2)))
+
+
+def test_interfrequency_correlation_is_pearsons_of_each_pair():
+    values = np.random.default_rng(0).standard_normal((20, 4))
+    values[:, 1] += 2 * values[:, 0]
+    found = ensemble.interfrequency_correlation(values)
+    np.testing.assert_allclose(found, np.corrcoef(values.T))
+    constant = values * [1, 1, 0, 1] + 0.1
+    found = ensemble.interfrequency_correlation(constant)
+    assert np.isnan(found[2]).all() and np.isnan(found).sum() == 7
+    with pytest.raises(ValueError, match="at least 2 rows"):
+        ensemble.interfrequency_correlation(values[:1])

@@ -94,6 +94,34 @@ def test_envelope_correlation_sees_when_the_high_frequencies_come(record):
     assert ground_motion.envelope_correlation(other, record, RATE, 1.0) < 0.3
 
 
+@pytest.mark.parametrize("corner", [0.5, 1.0])
+def test_envelopes_of_independent_noise_do_not_correlate(corner):
+    """Not even by the ends that any two windows have."""
+    found = [
+        ground_motion.envelope_correlation(*noise, RATE, corner)
+        for noise in np.random.default_rng(3).standard_normal((30, 2, 1000, 3))
+    ]
+    assert abs(np.mean(found)) < 0.05
+
+
+def test_a_record_too_short_for_its_envelope_is_refused(record):
+    short = record[300:500]
+    with pytest.raises(ValueError, match="a record of 4 s is too short .* 2 s at each"):
+        ground_motion.envelope_correlation(short, short, RATE, 0.5)
+
+
+def test_envelope_of_a_wave_is_its_amplitude():
+    wave = 3 * np.sin(2 * np.pi * np.arange(1000) / RATE)[:, None]
+    middle = ground_motion.smoothed_envelope(wave, RATE)[200:-200]
+    np.testing.assert_allclose(middle, 3, rtol=1e-2)
+
+
+def test_the_ends_of_a_window_do_not_look_like_motion():
+    drift = np.linspace(0, 1, 1000)[:, None]
+    # Its two ends differ by 1, which is a peak of 5 in the plain analytic signal.
+    assert ground_motion.smoothed_envelope(drift, 1).max() < 1.3
+
+
 def test_envelope_of_a_sine_burst_is_its_amplitude():
     time = np.arange(2000) / RATE
     amplitude = np.exp(-(((time - 20) / 6) ** 2))
@@ -110,6 +138,19 @@ def test_measures_of_a_record_beside_itself_are_perfect(record):
     assert all(type(value) is float for value in found.values())
     for name, value in found.items():
         np.testing.assert_allclose(value, perfect.get(name, 0), atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("low_pass", [dict(order=2), dict(causal=True)], ids=str)
+def test_the_condition_is_that_of_its_own_low_pass(record, low_pass):
+    condition = filters.lowpass(record, RATE, 1.0, **low_pass)
+    found, plain = (
+        ground_motion.measures(
+            record, record, condition, RATE, 1.0, time_frequency=False, **how
+        )
+        for how in (low_pass, {})
+    )
+    assert found["lf_snr"] == math.inf and plain["lf_snr"] < 20
+    assert found["lf_correlation"] > 1 - 1e-12 > plain["lf_correlation"]
 
 
 def test_measures_of_a_record_twice_as_large(record):

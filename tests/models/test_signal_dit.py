@@ -9,7 +9,12 @@ import optax
 import pytest
 
 from jaxmodels.models import signal_dit_blocks as blocks
-from jaxmodels.models.signal_dit import DecoderBlock, EncoderBlock, SignalDiT
+from jaxmodels.models.signal_dit import (
+    AmplitudeHead,
+    DecoderBlock,
+    EncoderBlock,
+    SignalDiT,
+)
 from jaxmodels.train import sharding
 from tests.variables import random_variables
 
@@ -100,6 +105,18 @@ def test_decoding_from_a_kept_context_equals_the_full_call(fields):
         kept = apply(model, variables, *inputs[:2], scalars, context, method="decode")
         assert full.dtype == jnp.float32
         chex.assert_trees_all_close(kept, full, rtol=0, atol=1e-6)
+
+
+def test_the_log_variance_of_the_amplitude_has_a_bound():
+    head = AmplitudeHead(4)
+    tokens, scalars = jnp.ones((2, 3, 4)), jnp.zeros((2, 4))
+    variables = head.init(jax.random.key(0), tokens, scalars)
+    for bias, expected in ((-1e4, -10.0), (-2.0, -2.0), (0.0, 0.0), (1.5, 1.5)):
+        out = variables["params"]["out"] | {"bias": jnp.array([0.3, bias])}
+        changed = {"params": variables["params"] | {"out": out}}
+        mean, log_variance = head.apply(changed, tokens, scalars)[0]
+        assert mean == pytest.approx(0.3)
+        assert log_variance == pytest.approx(expected, abs=1e-3)
 
 
 def test_decoding_calls_no_encoder_and_projects_no_keys():

@@ -188,7 +188,7 @@ def test_samples_depend_on_the_seed_and_not_on_how_many_there_are(broadener):
 def test_one_draw_a_sample_places_the_amplitudes_of_all_windows(broadener):
     amplitude = jnp.array([[0.1, -2.0], [0.5, 0.3], [-0.2, -1.0]])
     rngs = list(jax.random.split(jax.random.key(0), 4))
-    ratio = broadener._ratio(amplitude, rngs)
+    ratio = broadener._ratio(amplitude, rngs, 3)
     mean, log_variance = np.asarray(amplitude).T
     draws = (ratio - mean) / np.exp(log_variance / 2)
     np.testing.assert_allclose(draws, np.repeat(draws[:, :1], 3, 1), rtol=1e-5)
@@ -207,6 +207,27 @@ def test_a_model_of_one_component_takes_each_component_alone(tmp_path):
     np.testing.assert_allclose(first, all_three[..., :1], atol=1e-5 * x.std())
     alike = broadener.sample(x[:, [0, 0]], num_samples=1, num_steps=2)
     assert np.abs(alike[..., 0] - alike[..., 1]).max() > 1e-2 * x.std()
+
+
+def test_targets_in_units_of_the_condition_need_no_amplitude(tmp_path):
+    described = runs.preprocessing(normalization="by_x").to_json() | runs.ABOUT
+    model, variables = runs.network(amplitude_head=False)
+    packaged.write(tmp_path, {"model": model}, {"model": variables}, described, "card")
+    broadener = broaden_model.load(tmp_path)
+    x = low_passed()
+    sample, larger = (
+        broadener.sample(one, num_samples=1, num_steps=2)[0] for one in (x, 100 * x)
+    )
+    assert np.isfinite(sample).all() and lf_snr(sample, x, RATE, 1.0) > 17.0
+    assert 10 < larger.std() / sample.std() < 1000
+
+
+def test_the_process_has_the_options_of_its_training(tmp_path):
+    diffusion = dict(process="edm", parameterization="edm", options={"sigma_data": 3.0})
+    described = runs.preprocessing().to_json() | runs.ABOUT | {"diffusion": diffusion}
+    model, variables = runs.network()
+    packaged.write(tmp_path, {"model": model}, {"model": variables}, described, "card")
+    assert broaden_model.load(tmp_path).process.schedule.data_std == 3.0
 
 
 def test_a_residual_target_is_added_to_the_low_pass():
@@ -297,6 +318,7 @@ def test_what_does_not_suit_the_model_is_a_config_error(broadener, x, options, m
         ({"num_samples": 96}, "has 80 samples a window and its preprocessing 96"),
         ({"channels": 1}, "has 3 components and its preprocessing 1"),
         ({"units": "any", "amplitude": None}, "without amplitude_head, on rec"),
+        ({"normalization": "by_x"}, "leaves nothing for amplitude_head to say"),
         ({"diffusion": None}, "does not say which diffusion process"),
         ({"diffusion": {"process": "ve"}}, "unknown process 've'"),
     ],

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxmodels.pipelines import broaden_scores
+from jaxmodels.pipelines import broaden_score_summary, broaden_scores
 from jaxmodels.pipelines.broaden_score_table import number
 from jaxmodels.signal import filters
 from jaxmodels.train.errors import ConfigError, StorageError
@@ -93,6 +93,44 @@ def test_samples_of_a_record_are_pooled_and_their_spread_compared_with_the_error
     assert summaries["perfect"]["spread_skill"] is None
 
 
+def test_periods_go_together_as_the_samples_say(summaries):
+    uncertain, louder = summaries["uncertain"], summaries["louder"]
+    # Its two samples differ by one factor at all periods.
+    np.testing.assert_allclose(uncertain["spread_correlation"], 1)
+    np.testing.assert_allclose(uncertain["psa_correlation"], 1)
+    # The error of their mean is the same for all records, and has no correlation.
+    assert uncertain["correlation_error"] is None
+    assert louder["spread_correlation"] is None
+    assert np.isnan(louder["psa_correlation"]).all()
+
+
+def test_samples_like_the_record_have_the_correlations_of_their_error():
+    """Records and samples whose ln PSA are one draw for all periods, or one each."""
+    errors = {}
+    for name in ("one", "each"):
+        rng = np.random.default_rng(0)
+        draws = rng.standard_normal((400, 4, 3))
+        if name == "one":
+            draws[:, 1:] = draws[:, 1:, :1]
+        residuals = draws[:, 1:] - draws[:, :1]
+        found = broaden_score_summary._correlations(residuals)
+        errors[name] = found["correlation_error"]
+    assert errors["each"] < 0.1
+    # Samples that are too much alike among periods: 1 is compared with 1 / 4.
+    assert errors["one"] == pytest.approx(0.75, abs=0.1)
+
+
+@pytest.mark.parametrize("low_pass", [dict(order=2), dict(causal=True)], ids=str)
+def test_the_truth_has_its_condition_by_any_low_pass(low_pass):
+    name, event, observed, *_ = window(0)
+    condition = filters.lowpass(observed, RATE, CORNER, **low_pass)
+    windows = [(name, event, observed, condition, CORNER, RATE)]
+    settings = broaden_scores.Settings(**low_pass)
+    systems = {"perfect": Truth(windows, 0.0)}
+    result = broaden_scores.evaluate(windows, systems, settings, report=lambda x: None)
+    assert result.systems["perfect"][0]["measures"]["lf_snr"] == np.inf
+
+
 def test_every_system_gets_the_same_seed_of_a_record(windows):
     systems = {"a": Truth(windows, 0.0), "b": Truth(windows, 0.0)}
     settings = broaden_scores.Settings(seed=7)
@@ -145,8 +183,8 @@ def test_write_leaves_table_numbers_and_small_figures(written):
     assert files["table.md"].read_text() == text
     assert text.startswith("# Three records\n\nmade by a test\n\n3 records.\n")
     assert "| louder | 0.500 | 0.500 | 1.000 |" in text
-    assert "| uncertain | 2 | 0.94 | 0.100 |" in text
-    assert "| perfect | 1 | – | 0.000 |" in text
+    assert "| uncertain | 2 | 0.94 | 0.100 | – |" in text
+    assert "| perfect | 1 | – | 0.000 | – |" in text
 
 
 def test_numbers_hold_every_measure_of_every_record(written):

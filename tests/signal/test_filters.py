@@ -42,6 +42,31 @@ def test_zero_phase_lowpass_is_scipys_filter_forward_and_backward(
     assert largest_difference(got, expected) < 1e-6
 
 
+@pytest.mark.parametrize(("corner", "order"), [(0.15, 4), (0.5, 8)])
+def test_silence_is_long_enough_for_low_corners_and_high_orders(
+    waveform, corner, order
+):
+    sos = signal.butter(order, corner, fs=RATE, output="sos")
+    expected = two_way(waveform, sos, padding=5000)
+    got = filters.zero_phase_lowpass(waveform, RATE, corner, order)
+    assert largest_difference(got, expected) < 1e-9
+    got = filters.causal_lowpass(waveform, RATE, corner, order)
+    assert largest_difference(got, signal.sosfilt(sos, waveform, axis=1)) < 1e-9
+    condition = filters.zero_phase_lowpass(waveform, RATE, corner, order)
+    merged = filters.complementary_merge(
+        waveform, condition, RATE, corner, iterations=1, order=order
+    )
+    assert largest_difference(merged, waveform) < 1e-12
+
+
+def test_the_lowest_corner_sets_the_silence_which_a_traced_one_cannot():
+    assert filters.lowpass_padding(1.0) == 10
+    assert filters.lowpass_padding(np.array([5.0, 0.1])) == pytest.approx(50)
+    traced = []
+    jax.jit(lambda corner: traced.append(filters.lowpass_padding(corner)))(0.1)
+    assert traced == [10]
+
+
 def test_zero_phase_bandpass_is_scipys_filter_forward_and_backward(waveform):
     sos = signal.butter(4, (0.2, 15.0), "band", fs=RATE, output="sos")
     expected = two_way(waveform, sos, padding=1250)
@@ -180,6 +205,32 @@ def test_merge_leaves_the_truth_and_pulls_others_to_the_condition(waveform, caus
     ]
     assert misfits[1] < 0.4 * misfits[0]
     assert misfits[3] < 0.7 * misfits[2] < 0.1 * misfits[0]
+
+
+@pytest.mark.parametrize("iterations", [0, 2])
+def test_merge_keeps_the_precision_of_the_estimate_whatever_the_conditions(
+    waveform, iterations
+):
+    condition = filters.zero_phase_lowpass(waveform, RATE, 1.0)
+    exact = filters.complementary_merge(
+        waveform[:, ::-1], condition, RATE, 1.0, iterations
+    )
+    for dtype in (np.float64, np.float32, np.float16):
+        estimate = waveform[:, ::-1].astype(dtype)
+        for other in (np.float32, np.float64):
+            merged = filters.complementary_merge(
+                estimate, condition.astype(other), RATE, 1.0, iterations
+            )
+            assert merged.dtype == dtype and isinstance(merged, np.ndarray)
+            np.testing.assert_allclose(
+                merged,
+                exact,
+                atol=4 * np.finfo(dtype).eps + 1e-6,
+                rtol=4 * np.finfo(dtype).eps,
+            )
+    single = jnp.asarray(waveform[:, ::-1], jnp.float32)
+    merged = filters.complementary_merge(single, condition, RATE, 1.0, iterations)
+    assert merged.dtype == jnp.float32 and isinstance(merged, jax.Array)
 
 
 def test_merge_keeps_the_high_frequencies_of_the_estimate(waveform):
