@@ -31,8 +31,9 @@ demo: $(VENV)/.run
 broaden: $(VENV)/.test
 	$(RUN) -m experiments.train --config=configs/seismic/signal_dit.py:tiny --workdir=$(BROADEN)
 	$(RUN) -m jaxmodels.pipelines.broaden_package $(BROADEN) jaxmodels/pretrained/broaden \
-		--card jaxmodels/pretrained/broaden/card.md
-	$(RUN) -m jaxmodels.pipelines.broaden ridgecrest:CI.TOW2 --output $(BROADEN)/example
+		--card jaxmodels/pretrained/broaden/card.md --trained_on \
+		"4,000 synthetic records (jaxmodels.data.synthetic_motions, seed 0) and no real one"
+	$(RUN) -m jaxmodels.pipelines.broaden ridgecrest napa --output $(BROADEN)/example
 
 test: $(VENV)/.test
 	$(RUN) -m pytest -n 2 -q

@@ -13,17 +13,25 @@ stands for the split, as for models that left one station out each:
 
 The baselines are the low-pass alone and shaped noise, which is fitted on the data of
 the first model, and again on what else the others were trained on. A folder of records
-is read, and synthetic records are drawn, as for the models that were trained on them.
+is read, and synthetic records are drawn, as for the models that were trained on them;
+--sensitivity, --inventory or --units say what any other folder of records is in.
 """
 
 import functools
 import json
-import pathlib
 import shlex
 import sys
 import time
 from typing import NamedTuple
 
+from experiments.ground_motion_sources import (
+    check_split,
+    check_unseen,
+    check_windows,
+    read_as,
+    told,
+    told_of,
+)
 from jaxmodels.pipelines.generate import Parser
 from jaxmodels.train.errors import INTERRUPTED, ConfigError, RunError
 
@@ -65,6 +73,9 @@ def parser():
     add("--dataset", default="synthetic_motions", help="as config.data.dataset")
     add("--split", action="append", help="default test; may be given again")
     add("--data_dir", help="folder of TFDS data sets")
+    add("--sensitivity", type=float, help="of records in counts, counts per m/s^2")
+    add("--inventory", help="StationXML file of miniSEED records in counts")
+    add("--units", help="of records whose folder does not say, or is wrong")
     add("--corner", type=float, help="of the low-pass, Hz; default the first model's")
     add("--limit", type=int, default=96, help="windows of a split, spread evenly")
     add("--fitted", type=int, default=1000, help="windows that fit shaped noise")
@@ -84,9 +95,7 @@ def main(argv=None):
     try:
         flags = parser().parse_args(argv)
         flags.split = flags.split or ["test"]
-        for name in ("limit", "fitted", "samples"):
-            if getattr(flags, name) < 1:
-                raise ConfigError(f"--{name} {getattr(flags, name)} must be at least 1")
+        check(flags)
         print(run(flags, argv))
         print(f"written to {flags.output}")
     except RunError as error:
@@ -95,6 +104,20 @@ def main(argv=None):
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
+
+
+def check(flags):
+    """Raises `ConfigError` for flags that no model and no data could make right."""
+    from jaxmodels.pipelines import broaden_files
+
+    for name in ("limit", "fitted", "samples"):
+        if getattr(flags, name) < 1:
+            raise ConfigError(f"--{name} {getattr(flags, name)} must be at least 1")
+    if not 0 <= flags.seed < 2**32:
+        raise ConfigError(f"--seed {flags.seed} must be 0 to {2**32 - 1}")
+    if flags.example < 0:
+        raise ConfigError(f"--example {flags.example} must be at least 0")
+    broaden_files.check_folder(flags.output)
 
 
 def run(flags, argv):
@@ -148,101 +171,14 @@ def load_folds(flags):
     first = next(iter(folds[0].models.values()))
     corner = first.corner(flags.corner)
     for fold in folds:
-        told_of(flags.dataset, fold.models)
+        read_as(flags, told_of(flags.dataset, fold.models))
         for name, model in fold.models.items():
             check_windows(first.preprocessing, model.preprocessing, name)
             model.corner(corner)
             model.sampling(flags.steps, flags.sampler, flags.guidance)
             check_unseen(flags, fold, model, name)
+        check_split(flags, fold)
     return folds, corner
-
-
-def check_windows(first, other, name):
-    """Raises `ConfigError` where a model takes other windows than the first one."""
-    for field in ("sampling_rate", "num_samples", "channels", "order", "band"):
-        here, there = getattr(first, field), getattr(other, field)
-        if here != there:
-            raise ConfigError(
-                f"{name} has {field} {there} and the first model {here}; give models "
-                "of the same windows, or a table for each"
-            )
-    if (first.taper, first.causal) != (other.taper, other.causal):
-        raise ConfigError(
-            f"{name} was trained on another taper or low-pass than the first model; "
-            "give it a table of its own"
-        )
-
-
-def check_unseen(flags, fold, model, name):
-    """Raises `ConfigError` where a model was trained on the split, as far as told."""
-    from jaxmodels.data import seismic_records
-
-    dataset, split = flags.dataset, fold.split
-    trained = model.about.get("splits", {}).get("train")
-    if trained is None or not same_data(model.about.get("dataset"), dataset):
-        return
-    if dataset in seismic_records.RECORDINGS:
-        every = [record["station"] for record in seismic_records.embedded(dataset)]
-        seen, held_out = (
-            set(seismic_records.choose_stations(dataset, one, every))
-            for one in (trained, split)
-        )
-        shared = seen & held_out
-    elif trained == split:
-        shared = {split}
-    else:
-        shared = events(flags, trained, model) & events(flags, split, model)
-    if shared:
-        raise ConfigError(
-            f"{name} was trained on {min(shared)} of {dataset} (split {trained}); "
-            "score it on another split"
-        )
-
-
-def same_data(one, other):
-    """Whether two names of data sets, or paths of folders, mean the same."""
-    from jaxmodels.data import builder
-
-    if one is None or not (builder.is_path(one) and builder.is_path(other)):
-        return one == other
-    one, other = (pathlib.Path(path).expanduser().resolve() for path in (one, other))
-    return one == other
-
-
-def events(flags, split, model):
-    """Names of the events of a split of the data that a model was trained on."""
-    from jaxmodels.data import ground_motions
-
-    source = told(model) | {"data_dir": flags.data_dir}
-    return ground_motions.prepared_split(
-        flags.dataset, split, model.preprocessing, **source
-    ).events
-
-
-def told(model):
-    """How the data of a model were made or read, as `ground_motions.windows` takes."""
-    about = model.about
-    names = ("synthetic", "reader", "min_snr")
-    return {name: about[name] for name in names if about.get(name) is not None}
-
-
-def told_of(dataset, models):
-    """`told` of the models that were trained on a data set; {} where none was.
-
-    Raises:
-        ConfigError: two were trained on different data of that name.
-    """
-    found: dict = {}
-    for name, model in models.items():
-        if not same_data(model.about.get("dataset"), dataset):
-            continue
-        if found and told(model) != next(iter(found.values())):
-            raise ConfigError(
-                f"{name} and {next(iter(found))} were trained on different {dataset} "
-                "(fields synthetic, reader or min_snr); give each a table of its own"
-            )
-        found[name] = told(model)
-    return next(iter(found.values()), {})
 
 
 def score(flags, fold, corner, fitted):
@@ -255,7 +191,8 @@ def score(flags, fold, corner, fitted):
         systems[label] = functools.partial(noise.sample, num_samples=flags.samples)
     for name, model in fold.models.items():
         systems[name] = sampler(flags, model, corner)
-    own, source = first.preprocessing, told_of(flags.dataset, fold.models)
+    own = first.preprocessing
+    source = read_as(flags, told_of(flags.dataset, fold.models))
     return broaden_scores.evaluate(
         windows(flags, flags.dataset, fold.split, own, corner, flags.limit, source),
         systems,

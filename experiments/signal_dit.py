@@ -75,8 +75,8 @@ def make_task(config):
     "loss" is the denoising loss: in training with its weights and with
     `loss.condition_dropout` of the conditions left out, in evaluation with neither.
     "shuffle_gap" is by how much it rises in evaluation when each record gets the
-    condition of another one of its batch, half a batch away: 0 for a model that reads
-    no condition.
+    condition of another one of its batch, half of its records away: 0 for a model that
+    reads no condition. It is left out where no batch holds two records.
     """
     model, rate = make_model(config), config.loss.condition_dropout
     weighted, plain = make_process(config), make_process(config, weighted=False)
@@ -108,11 +108,10 @@ def make_task(config):
             scale=config.loss.amplitude_scale,
         )
         if not train:
-            # Rows beside each other may be components of one window.
-            shift = rows // 2
-            others = {name: jnp.roll(x, shift, axis=0) for name, x in batch.items()}
-            worse, _ = denoise(others["condition"], others["scalars"])
-            both = batch["weights"] * others["weights"] * (shift > 0)
+            other = half_away(batch["weights"])
+            worse, _ = denoise(batch["condition"][other], batch["scalars"][other])
+            moved = other != jnp.arange(rows)
+            both = batch["weights"] * batch["weights"][other] * moved
             totals["shuffle_gap"] = jnp.sum((worse - errors) * both), jnp.sum(both)
         return value, totals
 
@@ -121,8 +120,28 @@ def make_task(config):
     )
 
 
+def half_away(weights):
+    """For each row another one, half of the rows of weight above 0 away.
+
+    Rows beside each other may be components of one window. Rows of weight 0 pad a
+    batch at its end, and keep their own.
+
+    Args:
+        weights: [B].
+
+    Returns:
+        int32 [B], a permutation of the rows.
+    """
+    rows = jnp.arange(weights.shape[0])
+    count = jnp.sum(weights > 0)
+    return jnp.where(rows < count, (rows + count // 2) % jnp.maximum(count, 1), rows)
+
+
 def summarize(totals):
     """Means, and the errors of the amplitude beside those of a constant."""
+    totals = dict(totals)
+    if "shuffle_gap" in totals and not totals["shuffle_gap"][1]:
+        del totals["shuffle_gap"]
     return amplitude_errors(metrics.means(totals))
 
 

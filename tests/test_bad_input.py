@@ -215,7 +215,7 @@ def test_a_corrupted_record_is_one_line_with_its_place(
     assert train.main([small, f"--workdir={tmp_path}/runs"]) == 64
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {path}: record 0: ")
-    assert line.endswith('remove it or set on_bad_record="skip"')
+    assert line.endswith("and max_bad_fraction to the share to allow")
 
 
 def test_mistakes_are_told_all_at_once(small, tmp_path, capsys):

@@ -6,7 +6,7 @@ python -m experiments.train --config=configs/seismic/signal_dit.py:tiny --workdi
 the size of the seed document, one component of 60 s at 100 Hz; `seed_literal` sees the
 condition by cross-attention alone; `base` and `large` have three components.
 `data.dataset` may also be "ridgecrest", "napa" or a folder of SeisBench or miniSEED
-files. --init_from goes on from a trained model, here on all real stations but one:
+files (in counts: `data.reader`). --init_from=DIR trains on, here without one station:
 
 python -m experiments.train --config=configs/seismic/signal_dit.py:tiny \
   --workdir=runs/tuned/CI.TOW2 --init_from=runs/d --config.num_steps=300 \
@@ -37,7 +37,9 @@ def get_config(size="base"):
     model |= dict(num_scalars=2, time_scale=1000.0, remat=not tiny)
     model |= dict(dtype="float32" if tiny else "bfloat16", param_dtype="float32")
     source: dict = dict(dataset="synthetic_motions", data_dir=placeholder(str))
-    source |= dict(synthetic=dict(num_records=4000 if tiny else 200_000))
+    reader: dict = dict(sensitivity=placeholder(float), inventory=placeholder(str))
+    reader |= dict(unit=placeholder(str), split_by="file", missing="zeros")
+    source |= dict(synthetic=dict(num_records=4000 if tiny else 200_000), reader=reader)
     source |= dict(train_split="train", eval_split="validation", min_snr=3.0)
     signal: dict = dict(sampling_rate=50.0, corner=(1.0, 1.0)) if tiny else {}
     signal = dict(sampling_rate=100.0, corner=(0.5, 5.0), causal=False) | signal
@@ -45,8 +47,8 @@ def get_config(size="base"):
     signal |= dict(augment=dict(shift=True, rotate=True, polarity=True, gain=0.3))
     policy = dict(on_bad_record="stop", max_bad_fraction=0.001, num_threads=2)
     rate: dict = dict(learning_rate=1e-3 if tiny else 2e-4, weight_decay=0.01)
-    rate |= dict(warmup_steps=50 if tiny else 5000, microbatches=1)
-    schedule = dict(schedule="cosine", end_fraction=0.0, clip_norm=1.0)
+    rate |= dict(warmup_steps=50 if tiny else 5000, microbatches=1, clip_norm=1.0)
+    rate |= dict(schedule="cosine", end_fraction=0.0)
     loss: dict = dict(process="cosine", parameterization="velocity")
     loss |= dict(loss_weight=placeholder(str), condition_dropout=0.1)
     nonfinite = dict(nonfinite_in_a_row=10, nonfinite_per_thousand=100)
@@ -57,9 +59,7 @@ def get_config(size="base"):
             model=model | SIZES[size],
             data=source | signal | policy | dict(batch_size=16 if tiny else 256),
             loss=loss | dict(amplitude_scale=0.05),
-            optimizer=dict(name="adamw", ema_decay=0.995 if tiny else 0.9999)
-            | rate
-            | schedule,
+            optimizer=dict(name="adamw", ema_decay=0.995 if tiny else 0.9999) | rate,
             eval=dict(num_batches=6 if tiny else 16),
             num_steps=6000 if tiny else 200_000,
             log_every=100,

@@ -240,11 +240,22 @@ def _synthetic_options(given, preprocessing):
 
 
 def open_split(
-    dataset, split, *, preprocessing=None, data_dir=None, synthetic=None, reader=None
+    dataset,
+    split,
+    *,
+    preprocessing=None,
+    data_dir=None,
+    synthetic=None,
+    reader=None,
+    **policy,
 ):
     """The records of a split, and the folder name for what is made of them, or None.
 
+    Args:
+        policy: on bad records of a folder, see `record_folders.prepare_folder`.
+
     Raises:
+        BadRecordError: see `jaxmodels.data.records`.
         ConfigError: there is no such data set or split.
     """
     if dataset in seismic_records.RECORDINGS:
@@ -254,7 +265,7 @@ def open_split(
         prepared = prepare_synthetic(options, data_dir)
     elif builder.is_path(dataset):
         reader = reader or record_folders.Reader()
-        prepared = record_folders.prepare_folder(dataset, reader, data_dir)
+        prepared = record_folders.prepare_folder(dataset, reader, data_dir, **policy)
     else:
         known = ", ".join((SYNTHETIC, *seismic_records.RECORDINGS))
         raise ConfigError(
@@ -265,7 +276,16 @@ def open_split(
 
 
 def _prepared(
-    dataset, split, *, preprocessing, data_dir, cache_dir, synthetic, reader, **policy
+    dataset,
+    split,
+    *,
+    preprocessing,
+    min_snr,
+    data_dir,
+    cache_dir,
+    synthetic,
+    reader,
+    **policy,
 ):
     source, folder = open_split(
         dataset,
@@ -274,6 +294,7 @@ def _prepared(
         data_dir=data_dir,
         synthetic=synthetic,
         reader=reader,
+        **policy,
     )
     directory = None
     if folder is not None:
@@ -285,6 +306,7 @@ def _prepared(
         source,
         preprocessing,
         name=f"{folder or dataset} {split}",
+        min_snr=min_snr,
         directory=directory,
         **policy,
     )
@@ -360,6 +382,8 @@ def records(dataset, split, *, sampling_rate=None, limit=None, **source):
         record = found[index]
         rate = float(record["sampling_rate"])
         waveform = record["waveform"]
+        if not len(waveform):  # it could not be read; the name says why
+            raise ConfigError(seismic_records.text_of(record["name"]))
         if sampling_rate is not None:
             waveform, rate = resample(waveform, rate, sampling_rate), sampling_rate
         text_of = seismic_records.text_of

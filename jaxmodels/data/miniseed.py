@@ -8,13 +8,13 @@ import dataclasses
 import hashlib
 import math
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from absl import logging
 
-from jaxmodels.data import seismic_records
-from jaxmodels.data.records import first_line
+from jaxmodels.data import instrument_response, seismic_records
+from jaxmodels.data.records import BadRecords, first_line
 from jaxmodels.data.seisbench import Trace
 from jaxmodels.train.errors import ConfigError
 
@@ -69,9 +69,9 @@ class MiniSeedFolder:
     digest: str
 
     @property
-    def unit(self):
-        """What `traces` gives."""
-        return "counts" if self.inventory is None else "m/s^2"
+    def units(self):
+        """The folder, and the unit of what `traces` gives."""
+        return [(self.where, "counts" if self.inventory is None else "m/s^2")]
 
     def splits(self, split_by="event"):
         """split -> number of its records; a split without records is left out."""
@@ -81,17 +81,22 @@ class MiniSeedFolder:
         return {split: count for split, count in counts.items() if count}
 
     def traces(self, split, split_by="event"):
-        """Yields the `Trace`s of a split.
+        """Yields the `Trace`s of a split, bad ones with the reason.
 
         Raises:
-            ConfigError: a file cannot be read, or the inventory lacks an instrument.
+            ConfigError: the inventory cannot be read.
         """
         inventory = None
         if self.inventory is not None:
             inventory = read_inventory(self.inventory)
         for together in self.found:
             if seismic_records.hashed_split(together.event, SHARES) == split:
-                yield _trace(together, inventory)
+                first = together.pieces[0]
+                where = f"{first.path}: {'.'.join(first.instrument)}"
+                try:
+                    yield Trace(where, _fields(together, inventory))
+                except ValueError as error:
+                    yield Trace(where, {}, first_line(error))
 
 
 def read_inventory(path):
@@ -109,10 +114,10 @@ def read_inventory(path):
         ) from error
 
 
-def _trace(together, inventory):
+def _fields(together, inventory):
+    """What `record_folders.finished` takes; `ValueError` where it cannot be read."""
     obspy = seismic_records.optional("obspy")
     first = together.pieces[0]
-    where = f"{first.path}: {'.'.join(first.instrument)}"
     columns = []
     for piece in together.pieces:
         start, end = (obspy.UTCDateTime(ns=t) for t in (together.start, together.end))
@@ -123,14 +128,14 @@ def _trace(together, inventory):
         stream = stream.select(*piece.instrument[:3], channel=channel)
         trace = max(stream, key=len, default=None)
         if trace is None:
-            raise ConfigError(f"{where}: channel {channel} has gone from {piece.path}")
+            raise ValueError(f"channel {channel} has gone from {piece.path}")
         if inventory is not None:
-            trace = _without_response(trace, inventory, where)
+            trace = _without_response(trace, inventory)
         columns.append(np.asarray(trace.data, np.float64))
     length = min(map(len, columns))
     network, station, location, band = first.instrument
     begin = obspy.UTCDateTime(ns=together.start).strftime("%Y%m%dT%H%M%S")
-    fields: dict[str, Any] = {
+    return {
         "waveform": np.stack([column[:length] for column in columns], axis=1),
         "rate": first.rate,
         "components": "".join(piece.letter for piece in together.pieces),
@@ -140,35 +145,40 @@ def _trace(together, inventory):
         "source_id": together.event,
         "station": f"{network}.{station}",
     }
-    return Trace(where, fields)
 
 
-def _without_response(trace, inventory, where):
+def _without_response(trace, inventory):
     """A trace in m/s^2, its instrument taken away above 0.02 Hz."""
-    nyquist = trace.stats.sampling_rate / 2
-    band = (0.01, 0.02, 0.9 * nyquist, nyquist)
     try:
-        return trace.remove_response(inventory, output="ACC", pre_filt=band)
+        return instrument_response.without_response(trace, inventory)
     except Exception as error:  # a response that is missing, or none that it knows
-        raise ConfigError(
-            f"{where}: no response in the inventory ({first_line(error)}); give reader"
+        raise ValueError(
+            f"no response in the inventory ({first_line(error)}); give reader"
             " sensitivity instead"
         ) from error
 
 
 def _read(path, **options):
+    """The stream of a file; `ValueError` where it cannot be read."""
     obspy = seismic_records.optional("obspy")
     try:
         return obspy.read(str(path), check_compression=False, **options)
     except Exception as error:  # each format raises its own
-        raise ConfigError(f"{path} cannot be read: {first_line(error)}") from error
+        reason = first_line(error).removesuffix(str(path)).rstrip(" :")
+        raise ValueError(f"{path} cannot be read ({reason})") from error
 
 
-def scan(path, inventory=None):
+def scan(path, inventory=None, on_bad_record="stop", max_bad_fraction=0.001):
     """Reads the headers of all files in a folder and below it.
 
+    Args:
+        inventory: path of a StationXML file, or None.
+        on_bad_record, max_bad_fraction: see `jaxmodels.data.records`; of files that
+            cannot be read.
+
     Raises:
-        ConfigError: a file cannot be read, or there is no record of three components.
+        BadRecordError: see `jaxmodels.data.records`.
+        ConfigError: there is no record of three components.
     """
     path = pathlib.Path(path)
     files = sorted(
@@ -176,12 +186,20 @@ def scan(path, inventory=None):
         for file in path.rglob("*")
         if file.suffix.lower() in SUFFIXES and file.is_file()
     )
+    bad = BadRecords(len(files), on_bad_record, max_bad_fraction)
     digest, pieces = hashlib.sha256(), []
-    for file in files:
+    for index, file in enumerate(files):
         stat = file.stat()
         name = file.relative_to(path).as_posix()
         digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-        for trace in _read(file, headonly=True):
+        try:
+            stream = _read(file, headonly=True)
+        except ValueError as error:
+            reason = first_line(error).removeprefix(f"{file} ")
+            bad.add(index, str(file), reason)
+            logging.warning("%s: %s; left out", file, reason)
+            continue
+        for trace in stream:
             stats = trace.stats
             instrument = (stats.network, stats.station, stats.location)
             pieces.append(

@@ -4,11 +4,11 @@ Shapes use B batch, N samples of a window, C components.
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
 
-from jaxmodels.data import seismic_records
 from jaxmodels.data.broadband import Preprocessing
 from jaxmodels.data.prepared_motions import PreparedMotions
 from jaxmodels.train.errors import ConfigError
@@ -89,12 +89,22 @@ class MotionRows:
     augmentation: Augmentation = NO_AUGMENTATION
     seed: int = 0
 
-    @property
-    def _rows_of_a_window(self):
-        return len(seismic_records.COMPONENTS) // self.preprocessing.channels
+    @functools.cached_property
+    def _singles(self):
+        """window * C + component of each row of a model of one component."""
+        return np.flatnonzero(self.motions.alive[self.motions.onsets[:, 0]])
+
+    def _place(self, row):
+        """The window of a row, and a slice of its components."""
+        if self.preprocessing.channels > 1:
+            return row, slice(None)
+        count = self.motions.alive.shape[1]
+        window, component = divmod(int(self._singles[row]), count)
+        return window, slice(component, component + 1)
 
     def __len__(self):
-        return len(self.motions) * self._rows_of_a_window
+        single = self.preprocessing.channels == 1
+        return len(self._singles) if single else len(self.motions)
 
     def batch(self, rows):
         """Stacks rows as they are; None gives a row of padding.
@@ -136,8 +146,7 @@ class MotionRows:
     def _cut(self, row, share, margin=0):
         """A window with `margin` samples around it, zeros outside its record."""
         count = self.preprocessing.num_samples
-        own = row // self._rows_of_a_window
-        record, start = self.motions.place(own, share, count)
+        record, start = self.motions.place(self._place(row)[0], share, count)
         window = np.zeros((count + 2 * margin, record.shape[1]), np.float32)
         before = max(start - margin, 0)
         seen = record[before : start + count + margin]
@@ -146,10 +155,7 @@ class MotionRows:
         return window, start
 
     def _component(self, window, row):
-        if self.preprocessing.channels == window.shape[1]:
-            return window
-        component = row % self._rows_of_a_window
-        return window[:, component : component + 1]
+        return window[:, self._place(row)[1]]
 
     def _corner(self, share):
         return float(self.preprocessing.corner_at(share))
@@ -162,7 +168,7 @@ class MotionRows:
 
     def labels(self, row):
         """Name, event and station of the record of a row."""
-        record = self.motions.onsets[row // self._rows_of_a_window, 0]
+        record = self.motions.onsets[self._place(row)[0], 0]
         return self.motions.names[record]
 
     def names(self, row):

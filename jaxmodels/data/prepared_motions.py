@@ -6,6 +6,7 @@ once and kept in a folder:
     motion.bin   float32 [sum of T, 3], every prepared record after the other
     starts.npy   int64 [R + 1], where each begins
     onsets.npy   int64 [W, 2], the record of a window and the onset in it
+    alive.npy    bool [R, 3], the components that were recorded
     names.json   name, event and station of each record
     meta.json    sizes, a checksum, what was left out, and the records that were bad
 
@@ -28,7 +29,7 @@ from jaxmodels.data.records import BadRecordError, BadRecords, CheckedRecords
 from jaxmodels.signal import filters
 from jaxmodels.train.errors import ConfigError, StorageError
 
-FORMAT = 1
+FORMAT = 2
 CHECKED_BYTES = 2**30  # arrays up to this size are checked whole when opened
 # Where an onset lies in a window: 3 to 12 s of a minute.
 EARLIEST, LATEST = 3 / 60, 12 / 60
@@ -47,6 +48,7 @@ class PreparedMotions:
         motion: float32 [sum of T, C], in the records' unit.
         starts: int64 [R + 1].
         onsets: int64 [W, 2], (record, sample in it).
+        alive: bool [R, C]; a component that is not is zero throughout.
         names: R triples (name, event, station).
         meta: numbers of "records", "quiet" ones left out, "bad" ones.
     """
@@ -55,6 +57,7 @@ class PreparedMotions:
     motion: np.ndarray
     starts: np.ndarray
     onsets: np.ndarray
+    alive: np.ndarray
     names: list
     meta: dict
 
@@ -110,9 +113,10 @@ def open_motions(directory):
         names = json.loads((directory / "names.json").read_text("utf-8"))
         starts = np.load(directory / "starts.npy")
         onsets = np.load(directory / "onsets.npy")
+        alive = np.load(directory / "alive.npy")
         flat = np.memmap(directory / "motion.bin", np.float32, mode="r")
         motion = flat.reshape(-1, len(seismic_records.COMPONENTS))
-        whole = len(motion) == starts[-1] and len(names) == len(starts) - 1
+        whole = (len(motion), len(names)) == (starts[-1], len(starts) - 1)
         if whole and motion.nbytes <= CHECKED_BYTES:
             whole = zlib.crc32(motion.data) == meta["crc32"]
     except (OSError, ValueError, KeyError) as error:
@@ -121,7 +125,7 @@ def open_motions(directory):
         ) from error
     if not whole:
         raise StorageError(f"{directory} is damaged; delete it, it is made again")
-    return PreparedMotions(directory, motion, starts, onsets, names, meta)
+    return PreparedMotions(directory, motion, starts, onsets, alive, names, meta)
 
 
 def prepare_motions(
@@ -137,7 +141,8 @@ def prepare_motions(
     """Prepares the records of a split, or opens what was prepared before.
 
     Any number of processes may call this at once. A record without a window of enough
-    low-frequency motion is left out, and a log line counts those.
+    low-frequency motion is left out, and a log line counts those. For a model of one
+    component, a record is as good as the components that work.
 
     Args:
         source: records, as `builder.RecordFiles` gives them.
@@ -170,7 +175,8 @@ def prepare_motions(
     # What the windows are cut to, and the rest of the preprocessing, is done later.
     kept = ("sampling_rate", "num_samples", "order", "band", "taper", "units")
     fields = [getattr(preprocessing, field) for field in kept]
-    key = json.dumps([FORMAT, name, fields, min_snr, source.identity])
+    single = preprocessing.channels == 1
+    key = json.dumps([FORMAT, name, fields, single, min_snr, source.identity])
     digest = hashlib.sha256(key.encode("utf-8")).hexdigest()[:16]
     folder = cache.build_once(
         pathlib.Path(directory) / f"motions-{digest}",
@@ -197,7 +203,7 @@ def _write(directory, made):
             file.write(motion.data)
 
         index = made(write)
-    for name in ("starts", "onsets"):
+    for name in ("starts", "onsets", "alive"):
         np.save(directory / f"{name}.npy", index[name])
     (directory / "names.json").write_text(json.dumps(index["names"]), "utf-8")
     meta = {**index["meta"], "crc32": crc}
@@ -222,13 +228,14 @@ def _stream(checked, write, *, preprocessing, min_snr, name):
         prepare_record, preprocessing=preprocessing, min_snr=min_snr
     )
     names: list[list[str]] = []
-    ends, onsets, quiet = [0], [], 0
+    ends, onsets, alive, quiet = [0], [], [], 0
     found = seismic_records.in_threads(lambda item: prepare(item[1]), progress)
-    for motion, places, labels in found:
+    for motion, places, works, labels in found:
         if not places:
             quiet += 1
             continue
         onsets += [(len(names), place) for place in places]
+        alive.append(works)
         names.append(labels)
         ends.append(ends[-1] + len(motion))
         write(motion)
@@ -251,6 +258,7 @@ def _stream(checked, write, *, preprocessing, min_snr, name):
     return {
         "starts": np.asarray(ends, np.int64),
         "onsets": np.asarray(onsets, np.int64),
+        "alive": np.asarray(alive, bool),
         "names": names,
         "meta": meta | {"first_bad": bad[0] if bad else None},
     }
@@ -260,11 +268,27 @@ def _check_record(record, preprocessing):
     """The record itself.
 
     Raises:
-        ValueError: it cannot be used; says why.
+        ValueError: it cannot be used; says which it is, and why.
     """
-    waveform = broadband.check_waveform(record["waveform"])
-    broadband.check_window(len(waveform), float(record["sampling_rate"]), preprocessing)
+    name, waveform = seismic_records.text_of(record["name"]), record["waveform"]
+    if not len(waveform):
+        raise ValueError(name)  # it could not be read, and this says why
+    alive = _alive(waveform, preprocessing)
+    try:
+        # Without any, the check has to find what is wrong with all of them.
+        broadband.check_waveform(waveform[:, alive] if alive.any() else waveform)
+        rate = float(record["sampling_rate"])
+        broadband.check_window(len(waveform), rate, preprocessing)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     return record
+
+
+def _alive(waveform, preprocessing):
+    """The components of [T, 3] that a model needs, bool [3]; of one, any that work."""
+    if preprocessing.channels > 1:
+        return np.ones(waveform.shape[1], bool)
+    return np.isfinite(waveform).all(axis=0) & (waveform != waveform[0]).any(axis=0)
 
 
 def prepare_record(record, preprocessing, min_snr):
@@ -272,11 +296,14 @@ def prepare_record(record, preprocessing, min_snr):
 
     Returns:
         float32 [T, C]; samples at which the shaking of a window begins, none where no
-        window is good enough; (name, event, station).
+        window is good enough; bool [C], the components that work: others are zero;
+        (name, event, station).
     """
     rate, own_rate = preprocessing.sampling_rate, float(record["sampling_rate"])
-    waveform = broadband.resample(record["waveform"], own_rate, rate)
-    motion = preprocessing.prepare(waveform)
+    alive = _alive(record["waveform"], preprocessing)
+    waveform = broadband.resample(record["waveform"][:, alive], own_rate, rate)
+    motion = np.zeros((len(waveform), len(alive)), np.float32)
+    motion[:, alive] = preprocessing.prepare(waveform)
     names = ("name", "source_id", "station")
     labels = [seismic_records.text_of(record[name]) for name in names]
     picked = float(record["p_sample"])
@@ -296,7 +323,7 @@ def prepare_record(record, preprocessing, min_snr):
         end = min(place + preprocessing.num_samples, len(motion))
         return power[end] - power[place] > min_snr**2 * noise * (end - place)
 
-    return motion, [place for place in places if is_good(place)], labels
+    return motion, [place for place in places if is_good(place)], alive, labels
 
 
 def _slow_power(waveform, sampling_rate):

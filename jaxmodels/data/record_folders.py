@@ -9,29 +9,22 @@ import hashlib
 import json
 import math
 import pathlib
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
+from absl import logging
 
 from jaxmodels.data import broadband, builder, miniseed, seisbench, seismic_records
-from jaxmodels.data.seismic_records import COMPONENTS, NO_ARRIVAL, STANDARD_GRAVITY
+from jaxmodels.data.records import BadRecords, first_line
+from jaxmodels.data.seismic_records import COMPONENTS, NO_ARRIVAL
+from jaxmodels.data.units import ACCELERATION, COUNTS, VELOCITY, plain
 from jaxmodels.train.errors import ConfigError
 
 MISSING = ("zeros", "copy")
 SPLIT_BY = ("file", "event")
 BY_INSTRUMENT = "by_instrument"
-# What is written for a unit -> m/s^2 of acceleration, or m/s of velocity.
-ACCELERATION = {
-    **dict.fromkeys(("m/s^2", "m/s**2", "m/s2", "m/s/s", "mps2", "m s^-2"), 1.0),
-    **dict.fromkeys(("cm/s^2", "cm/s**2", "cm/s2", "gal"), 0.01),
-    "g": STANDARD_GRAVITY,
-}
-VELOCITY = {
-    **dict.fromkeys(("m/s", "mps", "m s^-1"), 1.0),
-    **dict.fromkeys(("cm/s",), 0.01),
-    **dict.fromkeys(("nm/s",), 1e-9),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,21 +69,29 @@ class Reader:
             for name in ("sensitivity", "sampling_rate")
             if getattr(self, name) is not None and not getattr(self, name) > 0
         ]
-        units = (*ACCELERATION, *VELOCITY, "counts", BY_INSTRUMENT)
-        if self.unit is not None and self.unit.lower() not in units:
+        units = (*ACCELERATION, *VELOCITY, COUNTS, BY_INSTRUMENT)
+        if self.unit is not None and plain(self.unit) not in units:
             errors.append(f"reader unit {self.unit!r} is none of {', '.join(units)}")
+        given = [self.sensitivity, self.inventory, self.unit]
+        scales = sum(one is not None for one in given)
+        if scales > (2 if plain(self.unit) == COUNTS and self.sensitivity else 1):
+            errors.append(
+                "reader sensitivity and inventory are each for records in counts; give"
+                " one of sensitivity, inventory and a unit other than counts"
+            )
         if errors:
             raise ConfigError("; ".join(errors))
 
 
 def reader_of(fields, **more):
-    """A `Reader` of a dict of its fields.
+    """A `Reader` of a dict of its fields; those that are None count as not given.
 
     Raises:
         ConfigError: there is no such field, or its value is out of range.
     """
+    given = {name: x for name, x in dict(fields or {}).items() if x is not None}
     try:
-        return Reader(**{**more, **(fields or {})})
+        return Reader(**{**more, **given})
     except TypeError as error:
         names = ", ".join(field.name for field in dataclasses.fields(Reader))
         raise ConfigError(f"reader {dict(fields)}: its fields are {names}") from error
@@ -103,27 +104,41 @@ def check_unit(where, unit, reader):
         where: the folder or file, for the message.
         unit: as it is written there; None or "" for unknown.
     """
-    unit = (reader.unit or unit or "unknown").lower()
+    if reader.amplitude and not _is_known(plain(reader.unit or unit), reader):
+        raise ConfigError(f"{where} {_no_size(plain(reader.unit or unit))}")
+
+
+def _is_known(unit, reader):
+    """Whether records in a unit can become m/s^2."""
     known = unit in ACCELERATION or unit in VELOCITY or unit == BY_INSTRUMENT
-    if reader.amplitude and not known and reader.sensitivity is None:
-        raise ConfigError(
-            f"{where} is in {unit}, not in m/s^2; give reader sensitivity (counts per"
-            " m/s^2), for miniSEED reader inventory, the reader unit if it is another,"
-            " or set amplitude to False"
-        )
+    return known or reader.sensitivity is not None
+
+
+def _no_size(unit):
+    return (
+        f"is in {unit}, not in m/s^2; give reader unit if it is another, for counts"
+        " reader sensitivity (counts per m/s^2) or for miniSEED reader inventory, or"
+        " set amplitude to False"
+    )
 
 
 def to_acceleration(waveform, sampling_rate, unit, channel, reader):
-    """A record [T, C] in m/s^2, or as it is where amplitudes do not matter."""
-    unit = (reader.unit or unit or "unknown").lower()
+    """A record [T, C] in m/s^2, or as it is where amplitudes do not matter.
+
+    Raises:
+        ValueError: amplitudes matter, and nothing tells what is one m/s^2.
+    """
+    unit = plain(reader.unit or unit)
     if unit == BY_INSTRUMENT:
         unit = "m/s^2" if channel[1:2] == "N" else "m/s"
     if unit in ACCELERATION:
         return waveform * ACCELERATION[unit]
     if unit in VELOCITY:
         return differentiate(waveform, sampling_rate) * VELOCITY[unit]
-    if reader.sensitivity is not None:
+    if _is_known(unit, reader):
         return waveform / reader.sensitivity
+    if reader.amplitude:
+        raise ValueError(_no_size(unit))
     return waveform
 
 
@@ -198,12 +213,15 @@ class FolderConfig(tfds.core.BuilderConfig):
 
     folder: seisbench.SeisBenchFolder | miniseed.MiniSeedFolder | None = None
     reader: Reader | None = None
+    policy: tuple[str, float] = ("stop", 0.0)
 
 
 class SeismicFolder(builder.ArrayRecordBuilder):
     """Makes records of a folder's files.
 
-    The version goes up when the same files are to give other records.
+    The version goes up when the same files are to give other records. A trace that
+    cannot be read becomes a record without samples, named by the reason: whoever reads
+    the records holds it against a policy of their own.
     """
 
     name = "seismic_folder"
@@ -219,9 +237,13 @@ class SeismicFolder(builder.ArrayRecordBuilder):
 
     def _split_generators(self, dl_manager):
         sizes = self.builder_config.folder.splits(self.builder_config.reader.split_by)
-        return {split: self._generate_examples(split, n) for split, n in sizes.items()}
+        bad = BadRecords(sum(sizes.values()), *self.builder_config.policy)
+        return {
+            split: self._generate_examples(split, total, bad)
+            for split, total in sizes.items()
+        }
 
-    def _generate_examples(self, split, total):
+    def _generate_examples(self, split, total, bad):
         reader = self.builder_config.reader
         raw = self.builder_config.folder.traces(split, reader.split_by)
         made = seismic_records.in_threads(lambda trace: _record(trace, reader), raw)
@@ -233,35 +255,59 @@ class SeismicFolder(builder.ArrayRecordBuilder):
             disable=None,
             leave=False,
         )
-        yield from enumerate(progress)
+        for number, (record, where, reason) in enumerate(progress):
+            if reason:
+                bad.add((split, number), where, reason)
+                logging.warning("%s: %s; left out", where, reason)
+            yield number, record
 
 
 def _record(trace, reader):
-    try:
-        return finished(reader=reader, **trace.fields)
-    except ValueError as error:
-        raise ConfigError(f"{trace.where}: {error}") from error
+    """The record of a `Trace`, where it is, and what is wrong with it or ""."""
+    reason = trace.reason
+    if not reason:
+        try:
+            return finished(reader=reader, **trace.fields), trace.where, ""
+        except ValueError as error:
+            reason = first_line(error)
+    nothing = np.zeros((0, len(COMPONENTS)), np.float32)
+    name = f"{trace.where}: {reason}"
+    return seismic_records.record(nothing, 1.0, name, "", ""), trace.where, reason
 
 
-def prepare_folder(path, reader, data_dir=None):
+def prepare_folder(
+    path, reader, data_dir=None, *, on_bad_record="stop", max_bad_fraction=0.001
+):
     """Opens the data set of a folder of records, building it when its content is new.
 
     Args:
         reader: a `Reader`.
+        on_bad_record, max_bad_fraction: see `jaxmodels.data.records`; of the files of a
+            folder of miniSEED, and of the records.
 
     Raises:
-        ConfigError: there is no such folder, a file cannot be read, or its unit is none
-            that a model can be told the size in; or see `builder.prepare`.
+        BadRecordError: see `jaxmodels.data.records`.
+        ConfigError: there is no such folder, a file that all records of a folder or
+            chunk need cannot be read, or its unit is none that a model can be told the
+            size in; or see `builder.prepare`.
         StorageError: the disk is full.
     """
     path = pathlib.Path(path).expanduser()
     if not path.is_dir():
         raise ConfigError(f"{path} is no folder of records")
+    policy = on_bad_record, max_bad_fraction
+    folder: Any
     if any(path.glob("metadata*.csv")):
+        if reader.inventory is not None:
+            raise ConfigError(
+                f"{path} is in SeisBench's format, and reader inventory is for miniSEED"
+                " alone; leave it out, and give reader sensitivity if it is in counts"
+            )
         folder = seisbench.scan(path)
     else:
-        folder = miniseed.scan(path, reader.inventory)
-    check_unit(folder.where, folder.unit, reader)
+        folder = miniseed.scan(path, reader.inventory, *policy)
+    for where, unit in folder.units:
+        check_unit(where, unit, reader)
     fields = json.dumps(dataclasses.asdict(reader), sort_keys=True)
     digest = hashlib.sha256(f"{folder.digest} {fields}".encode()).hexdigest()[:16]
     config = FolderConfig(
@@ -270,5 +316,6 @@ def prepare_folder(path, reader, data_dir=None):
         description=f"records of {path}, read with {fields}",
         folder=folder,
         reader=reader,
+        policy=policy,
     )
     return builder.prepare(SeismicFolder, config, data_dir)

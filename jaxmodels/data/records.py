@@ -9,13 +9,16 @@ run stays a function of the step. Past `max_bad_fraction` the run ends all the s
 from jaxmodels.train.errors import ConfigError
 
 POLICIES = ("stop", "skip")
+REMEDY = (
+    'remove it or set on_bad_record="skip" and max_bad_fraction to the share to allow'
+)
 BLOCK = 128  # records read at once when all are read: 8 times as fast as one at a time
 
 
 class BadRecordError(ConfigError):
     """A record cannot be used. The message is one line: where, and why."""
 
-    def __init__(self, where, reason, remedy='remove it or set on_bad_record="skip"'):
+    def __init__(self, where, reason, remedy=REMEDY):
         super().__init__(f"{where}: {reason}; {remedy}")
         self.where = where
         self.reason = reason

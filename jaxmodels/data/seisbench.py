@@ -19,6 +19,7 @@ import numpy as np
 from absl import logging
 
 from jaxmodels.data import seismic_records
+from jaxmodels.data.records import first_line
 from jaxmodels.data.seismic_records import NO_ARRIVAL
 from jaxmodels.train.errors import ConfigError
 
@@ -38,10 +39,12 @@ class Trace(NamedTuple):
     Attributes:
         where: file and trace, for messages.
         fields: arguments of `record_folders.finished`.
+        reason: why it could not be read, in one line; "" where it could.
     """
 
     where: str
     fields: dict[str, Any]
+    reason: str = ""
 
 
 class Row(NamedTuple):
@@ -106,9 +109,9 @@ class SeisBenchFolder:
     digest: str
 
     @property
-    def unit(self):
-        """The unit of all chunks; the first that is stated where they differ."""
-        return next((chunk.unit for chunk in self.chunks if chunk.unit), "")
+    def units(self):
+        """(file, unit) of each chunk."""
+        return [(str(chunk.waveforms), chunk.unit) for chunk in self.chunks]
 
     @functools.cached_property
     def _rows(self):
@@ -117,7 +120,8 @@ class SeisBenchFolder:
         nameless = sum(not row.source_id for chunk in rows for row in chunk)
         if nameless:
             logging.warning(
-                "%s: %d traces have no source_id; each counts as an event of its own",
+                "%s: %d traces have no source_id, so nothing tells whether splits share"
+                " an event",
                 self.where,
                 nameless,
             )
@@ -126,7 +130,13 @@ class SeisBenchFolder:
     def _split_of(self, row, split_by):
         if row.split and split_by == "file":
             return row.split
-        return seismic_records.hashed_split(row.source_id or row.name, SHARES)
+        if not row.source_id:
+            raise ConfigError(
+                f"{self.where}: {row.name} has no source_id, so its event may be in"
+                " several splits; fill in the column source_id of the metadata, or the"
+                ' column split and set reader split_by to "file"'
+            )
+        return seismic_records.hashed_split(row.source_id, SHARES)
 
     def splits(self, split_by="file"):
         """split -> number of its traces, train first."""
@@ -137,10 +147,10 @@ class SeisBenchFolder:
         return {s: counts[s] for s in usual + sorted(set(counts) - set(usual))}
 
     def traces(self, split, split_by="file"):
-        """Yields the `Trace`s of a split, block by block.
+        """Yields the `Trace`s of a split, block by block, bad ones with the reason.
 
         Raises:
-            ConfigError: a file cannot be read or lacks a trace; names both.
+            ConfigError: a file cannot be read.
         """
         h5py = seismic_records.optional("h5py")
         for chunk, rows in zip(self.chunks, self._rows, strict=True):
@@ -167,19 +177,21 @@ def _block(file, chunk, key, rows):
     try:
         values = file["data"][key][()]
     except (KeyError, OSError) as error:
-        raise ConfigError(f"{chunk.waveforms}, data/{key}: {error}") from error
+        where = f"{chunk.waveforms}, data/{key}"
+        yield from (Trace(where, {}, first_line(error)) for _ in rows)
+        return
     for row in rows:
         where = f"{chunk.waveforms}: {row.name}"
         try:
             waveform = values[row.part]
         except IndexError as error:
-            raise ConfigError(f"{where}: {error}") from error
+            yield Trace(where, {}, first_line(error))
+            continue
         rate = chunk.rate if math.isnan(row.rate) else row.rate
         if waveform.ndim != 2 or not rate > 0:
-            raise ConfigError(
-                f"{where}: shape {waveform.shape} at {rate} Hz is no trace of some"
-                " components with a sampling rate"
-            )
+            reason = f"shape {waveform.shape} at {rate} Hz is no trace of some"
+            yield Trace(where, {}, f"{reason} components with a sampling rate")
+            continue
         if chunk.dimensions.index("C") < chunk.dimensions.index("W"):
             waveform = waveform.T
         fields = {

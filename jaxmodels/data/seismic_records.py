@@ -16,10 +16,10 @@ import warnings
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxmodels.data.units import STANDARD_GRAVITY
 from jaxmodels.train.errors import ConfigError
 
 COMPONENTS = "ZNE"
-STANDARD_GRAVITY = 9.80665  # m/s^2
 NO_ARRIVAL = -1.0
 
 RECORDINGS = {
@@ -126,16 +126,22 @@ def in_threads(function, arguments, block=256):
             yield from pool.map(function, taken)
 
 
+def recording(name):
+    """The file of a name of `RECORDINGS` in the package."""
+    return importlib.resources.files("jaxmodels.data") / "recordings" / RECORDINGS[name]
+
+
 def embedded(name):
     """The real records of a name of `RECORDINGS`, in m/s^2, at the rate they have.
 
     Returns:
         A list of records: of "ridgecrest" three stations of one event, of "napa" one.
+        Where the file has it, `start` is added to the fields: UTC of the first sample.
     """
-    files = importlib.resources.files("jaxmodels.data") / "recordings"
-    with importlib.resources.as_file(files / RECORDINGS[name]) as path:
+    with importlib.resources.as_file(recording(name)) as path:
         with np.load(path) as archive:
             arrays = {key: archive[key] for key in archive.files}
+    known = {"start": str(arrays["start"])} if "start" in arrays else {}
     if name == "napa":
         waveform = arrays["x"].T / float(arrays["sens"])
         station, event, magnitude = "CE.68150", "nc72282711", float(arrays["M"])
@@ -155,6 +161,7 @@ def embedded(name):
             event,
             station,
             magnitude=magnitude,
+            **known,
         )
         for station, waveform in waveforms.items()
     ]

@@ -14,17 +14,24 @@ from); where the broadband record is known also NAME.csv and NAME.md, the scores
 sample against it. The same command gives the same files.
 """
 
+import hashlib
 import importlib.metadata
+import pathlib
 import re
 import sys
 
+from jaxmodels.data import seismic_records
 from jaxmodels.data.seismic_records import RECORDINGS
-from jaxmodels.pipelines import broaden_files, broaden_model, broaden_records
+from jaxmodels.pipelines import (
+    broaden_files,
+    broaden_model,
+    broaden_records,
+    broaden_units,
+)
 from jaxmodels.pipelines import broaden_formats as formats
 from jaxmodels.pipelines.generate import Parser
 from jaxmodels.train.errors import INTERRUPTED, ConfigError, RunError
 
-UNITS = (*broaden_files.UNITS, "counts")
 SOME_FAILED = 1
 SHOWN = "arias d5_95 cav pga pgv psa_0.2s psa_1s fas_error lsd".split()
 SHOWN += "envelope_correlation lf_snr anderson eg pg".split()
@@ -52,7 +59,11 @@ def parser():
     )
     add("--inventory", help="StationXML, whose response is removed")
     add("--sensitivity", type=float, help="counts a m/s^2")
-    add("--units", choices=UNITS, help="of RECORD; default counts if whole numbers")
+    add(
+        "--units",
+        help=f"of RECORD, {broaden_units.SHOWN}; default what the file says, counts if "
+        "whole numbers, else m/s^2",
+    )
     add("--tag", help="of the waveforms in an ASDF file")
     add("--steps", type=int, help="of the sampler; default 25, or the model's own")
     add("--sampler", help="ddim, ddpm, dpm++2m or heun; default the model's own")
@@ -87,31 +98,49 @@ def _run(flags, names):
             "'jaxmodels[seismic]'",
             file=sys.stderr,
         )
-    found, failures = 0, []
-    taken: dict[str, int] = {}
+    found, failures, told = 0, [], 0
+    taken: set[str] = set()
     for name, record in _records(names, flags.tag):
         found += 1
         try:
             if isinstance(record, ConfigError):
                 raise record
-            # Codes come from the file, and may hold what a path must not.
-            safe = re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "record"
-            taken[safe] = taken.get(safe, 0) + 1
-            unique = safe if taken[safe] == 1 else f"{safe}_{taken[safe]}"
+            unique = _unique(name, taken)
             for line in broaden(broadener, record, unique, flags, settings):
                 print(line, flush=True)
         except ConfigError as error:
-            failures.append(f"{name}: {error}")
+            # What cannot be read names its file itself.
+            named = error is record and name in str(error)
+            failures.append(str(error) if named else f"{name}: {error}")
             if found > 1 or len(names) > 1:
                 print(f"error: {failures[-1]}", file=sys.stderr)
+                told += 1
+    if not found:
+        raise ConfigError(f"{', '.join(names)}: no record in there; name one that has")
     if not failures:
         return 0
     if found == 1:
+        if told:
+            return ConfigError.exit_code
         raise ConfigError(failures[0])
     print(f"{len(failures)} of {found} records failed:", file=sys.stderr)
     for failure in failures:
         print(f"  {failure}", file=sys.stderr)
     return SOME_FAILED
+
+
+def _unique(name, taken):
+    """A name for files that none has yet; it is added to `taken`.
+
+    Codes come from the file, and may hold what a path must not.
+    """
+    safe = re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "record"
+    unique, count = safe, 1
+    while unique in taken:
+        count += 1
+        unique = f"{safe}_{count}"
+    taken.add(unique)
+    return unique
 
 
 def broaden(broadener, record, name, flags, settings):
@@ -122,6 +151,8 @@ def broaden(broadener, record, name, flags, settings):
         StorageError: a file cannot be written.
     """
     corner, own = settings["corner"], broadener.preprocessing
+    if broaden_files.writes_miniseed():
+        broaden_files.check_codes(record)
     case = broaden_files.prepare(
         record,
         own,
@@ -153,15 +184,16 @@ def broaden(broadener, record, name, flags, settings):
         own.sampling_rate,
         corner,
         scores,
-        provenance(broadener, record, flags, settings),
+        provenance(broadener, case, flags, settings),
     )
     if scores:
         yield from broaden_files.table(scores, SHOWN)
     yield f"written: {', '.join(map(str, paths))}"
 
 
-def provenance(broadener, record, flags, settings):
+def provenance(broadener, case, flags, settings):
     """Where samples come from, JSON-able; the same for the same command and files."""
+    record = case.record
     arguments = {key: x for key, x in vars(flags).items() if x is not None}
     del arguments["output"]  # files are the same wherever they are
     return {
@@ -169,7 +201,7 @@ def provenance(broadener, record, flags, settings):
         "version": importlib.metadata.version("jaxmodels"),
         "jax": importlib.metadata.version("jax"),
         "arguments": arguments,
-        "settings": settings,
+        "settings": settings | {"merges": broaden_model.MERGES},
         "seed": settings["seed"],
         "corner": settings["corner"],
         "sampling_rate": broadener.preprocessing.sampling_rate,
@@ -178,7 +210,12 @@ def provenance(broadener, record, flags, settings):
         "training": broadener.about,
         "preprocessing": broadener.preprocessing.to_json(),
         "record": {
-            "files": {path: formats.sha256(path) for path in record.files},
+            "files": {_label(path): formats.sha256(path) for path in record.files},
+            "inventory": _inventory(case, flags),
+            "notes": list(case.notes),
+            "network": record.network,
+            "station": record.station,
+            "location": record.location,
             "sampling_rate": record.sampling_rate,
             "components": record.components,
             "channels": list(record.channels),
@@ -186,6 +223,24 @@ def provenance(broadener, record, flags, settings):
             "start": None if record.start is None else formats.time_text(record.start),
         },
     }
+
+
+def _label(path):
+    """A path as it was given, of a file of this package from its root."""
+    if path in {str(seismic_records.recording(name)) for name in RECORDINGS}:
+        return f"jaxmodels/data/recordings/{pathlib.Path(path).name}"
+    return path
+
+
+def _inventory(case, flags):
+    """The inventory whose responses were taken off a record, or None."""
+    record = case.record
+    if flags.inventory is not None:
+        return {"path": flags.inventory, "sha256": formats.sha256(flags.inventory)}
+    if record.inventory is not None and broaden_units.REMOVED in case.notes[0]:
+        digest = hashlib.sha256(record.inventory).hexdigest()
+        return {"path": "StationXML in the file", "sha256": digest}
+    return None
 
 
 def _settings(flags, broadener):
@@ -216,8 +271,8 @@ def _check(flags):
             f"samples {flags.samples} must be 1 to {limit}, as location codes have two "
             "digits"
         )
-    if flags.inventory is not None and flags.sensitivity is not None:
-        raise ConfigError("give --inventory or --sensitivity, not both")
+    broaden_units.check_flags(flags.units, flags.sensitivity, flags.inventory)
+    broaden_files.check_folder(flags.output)
     if not 0 <= flags.seed < 2**32:
         raise ConfigError(f"seed {flags.seed} must be 0 to {2**32 - 1}")
 
@@ -228,13 +283,26 @@ def _records(names, tag):
     for name in names:
         dataset, _, station = name.partition(":")
         if dataset in RECORDINGS:
-            for record in broaden_files.embedded(dataset, station or None):
-                yield record.name, record
+            try:
+                embedded = broaden_files.embedded(dataset, station or None)
+            except ConfigError as error:
+                yield name, error
+                continue
+            yield from ((record.name, record) for record in embedded)
         else:
             files.append(name)
-    paths, passed = broaden_records.find(files)
-    if passed:
-        print(f"{passed} files that are no records by their names are left alone")
+    paths = []
+    for name in files:
+        try:
+            found, passed, below = broaden_records.find(name)
+        except ConfigError as error:
+            yield name, error
+            continue
+        paths += found
+        if passed:
+            print(f"{passed} files that are no records by their names are left alone")
+        if below:
+            print(f"{below} folders in {name} are not searched; name them as well")
     yield from broaden_records.read(paths, tag)
 
 

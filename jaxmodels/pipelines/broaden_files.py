@@ -6,7 +6,6 @@ Shapes use T samples, C components, M samples (draws) of one record.
 import csv
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import tempfile
@@ -18,21 +17,14 @@ from jaxmodels.data import broadband, seismic_records
 from jaxmodels.data.records import first_line
 from jaxmodels.data.seismic_records import optional
 from jaxmodels.metrics import ground_motion
-from jaxmodels.pipelines import broaden_figure
+from jaxmodels.pipelines import broaden_figure, broaden_units
 from jaxmodels.pipelines import broaden_formats as formats
 from jaxmodels.train.errors import ConfigError, StorageError
 
-GRAVITY = seismic_records.STANDARD_GRAVITY
-UNITS = {
-    "m/s^2": 1.0,
-    "cm/s^2": 0.01,
-    "gal": 0.01,
-    "g": GRAVITY,
-    "1e-6 g": 1e-6 * GRAVITY,
-}
-STRONGEST = 100.0  # m/s^2; three times the strongest ground motion ever recorded
 MAX_SAMPLES = 100  # location codes have two digits
 LOW_PASS = "low-pass"
+SUFFIXES = ("json", "csv", "md", "mseed", "npz", "png")  # the description first
+CODES = {"network": 2, "station": 5, "channel": 3}  # characters that miniSEED holds
 
 
 class Case(NamedTuple):
@@ -59,6 +51,7 @@ def embedded(name, station=None):
     """
     found = seismic_records.embedded(name)
     stations = [one["station"] for one in found]
+    path = str(seismic_records.recording(name))
     if station is not None and station not in stations:
         raise ConfigError(f"{name} has no {station}; it has {', '.join(stations)}")
     return [
@@ -72,94 +65,12 @@ def embedded(name, station=None):
             station=one["station"].partition(".")[2],
             location="",
             channels=tuple(f"HN{letter}" for letter in formats.ORDER),
-            start=None,
-            files=(),
+            start=formats.nanoseconds(one["start"]) if "start" in one else None,
+            files=(path,),
         )
         for one in found
         if station in (None, one["station"])
     ]
-
-
-def acceleration(record, *, units=None, sensitivity=None, inventory=None):
-    """A record in m/s^2, and how it came to be that.
-
-    Args:
-        units: of the record, one of UNITS or "counts"; None for what the file says.
-        sensitivity: counts a m/s^2, of an instrument that records acceleration.
-        inventory: path of StationXML, whose response is removed.
-
-    Returns:
-        float64 [T, C] and a text.
-
-    Raises:
-        ConfigError: the units are unknown or impossible, or nothing tells the size of
-            counts.
-    """
-    units = units or record.units
-    if sensitivity is None and units == "counts":
-        sensitivity = record.sensitivity
-    if inventory is None and units == "counts":
-        inventory = record.inventory if sensitivity is None else None
-    if inventory is not None:
-        return _without_response(record, inventory), "response removed"
-    if sensitivity is not None:
-        if not (math.isfinite(sensitivity) and sensitivity != 0):
-            raise ConfigError(f"sensitivity {sensitivity} must be finite and not 0")
-        text = f"counts / {sensitivity:g}"
-        return _plausible(record.waveform / sensitivity, text), text
-    if units == "counts":
-        raise ConfigError(
-            "the samples are counts: give --inventory (StationXML) or --sensitivity "
-            "(counts a m/s^2), or say with --units what they are"
-        )
-    units = units or "m/s^2"
-    if units not in UNITS:
-        raise ConfigError(f"units {units!r} are none of {', '.join(UNITS)}, counts")
-    return _plausible(record.waveform * UNITS[units], units), units
-
-
-def _plausible(waveform, text):
-    peak = np.nanmax(np.abs(waveform))
-    if peak > STRONGEST:
-        raise ConfigError(
-            f"a peak of {peak:.3g} m/s^2 (samples taken as {text}) is above "
-            f"{STRONGEST:g}, so no ground motion; give --inventory, --sensitivity or "
-            "--units"
-        )
-    return waveform
-
-
-def _without_response(record, inventory):
-    obspy = optional("obspy")
-    known = formats.inventory_of(inventory)
-    nyquist = record.sampling_rate / 2
-    start = obspy.UTCDateTime(ns=record.start or 0)
-    columns = []
-    for channel, samples in zip(record.channels, record.waveform.T, strict=True):
-        trace = obspy.Trace(samples.copy())
-        trace.stats.update(
-            dict(
-                network=record.network,
-                station=record.station,
-                location=record.location,
-                channel=channel,
-                starttime=start,
-                sampling_rate=record.sampling_rate,
-            )
-        )
-        try:
-            trace.remove_response(
-                inventory=known,
-                output="ACC",
-                pre_filt=(0.01, 0.02, 0.9 * nyquist, nyquist),
-            )
-        except Exception as error:  # ObsPy raises bare Exception and ValueError
-            raise ConfigError(
-                f"the response of {trace.id} cannot be removed: "
-                f"{first_line(error)}; check --inventory"
-            ) from None
-        columns.append(trace.data)
-    return _plausible(np.stack(columns, axis=1), "response removed")
 
 
 def prepare(record, preprocessing, corner, *, lowpassed=False, **units):
@@ -170,7 +81,7 @@ def prepare(record, preprocessing, corner, *, lowpassed=False, **units):
         preprocessing: of the model.
         corner: Hz.
         lowpassed: the record has that corner already.
-        units: as in `acceleration`.
+        units: as in `broaden_units.acceleration`.
 
     Returns:
         `Case`.
@@ -189,7 +100,7 @@ def prepare(record, preprocessing, corner, *, lowpassed=False, **units):
     try:
         broadband.check_waveform(record.waveform)
         broadband.check_window(len(record.waveform), rate, own)
-        waveform, text = acceleration(record, **units)
+        waveform, text = broaden_units.acceleration(record, **units)
         waveform = broadband.resample(waveform, rate, own.sampling_rate)
         prepared = own.prepare(waveform)
     except ConfigError:
@@ -199,10 +110,13 @@ def prepare(record, preprocessing, corner, *, lowpassed=False, **units):
         raise ConfigError(f"{error} (components {letters})") from None
     notes = [
         f"{len(record.components)} component(s) {record.components}, "
-        f"{len(record.waveform) / rate:g} s at {rate:g} Hz, {text}"
+        f"{len(record.waveform) / rate:g} s at {rate:g} Hz, {text}",
+        *record.notes,
     ]
     if rate != own.sampling_rate:
         notes.append(f"resampled from {rate:g} to {own.sampling_rate:g} Hz")
+    if record.start is None:
+        notes.append("the start is unknown, so miniSEED begins in 1970")
     if lowpassed:
         _check_lowpassed(prepared, own, corner)
         return Case(record, prepared, None, notes)
@@ -285,8 +199,31 @@ def writes_miniseed():
     return True
 
 
+def check_codes(record):
+    """Raises `ConfigError` where codes of a record do not fit into miniSEED."""
+    codes = [("network", record.network), ("station", record.station)]
+    codes += [("channel", channel) for channel in record.channels]
+    for kind, code in codes:
+        if len(code) > CODES[kind] or not code.isascii():
+            raise ConfigError(
+                f"the {kind} code {code!r} does not fit into miniSEED, which holds "
+                f"{CODES[kind]} ASCII characters; shorten it in the file"
+            )
+
+
+def check_folder(folder):
+    """Raises `ConfigError` where no folder can be, before anything is computed."""
+    folder = pathlib.Path(folder)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise ConfigError(f"output {folder} is a file, not a folder; name another")
+
+
 def write(folder, name, case, samples, sampling_rate, corner, scores, provenance):
     """Writes all files of a record, each whole or not at all; miniSEED with ObsPy only.
+
+    Files of that name and kind that are there are deleted.
 
     Args:
         folder: made where it is missing.
@@ -327,7 +264,10 @@ def write(folder, name, case, samples, sampling_rate, corner, scores, provenance
             content = {**provenance, "files": files}
             text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
             pathlib.Path(f"{base}.json").write_text(text + "\n")
-            # The description last: where it is, all else is.
+            # What an earlier run of other flags left is no part of this record. The
+            # description goes first and comes last: where it is, all else is.
+            for suffix in SUFFIXES:
+                (folder / f"{name}.{suffix}").unlink(missing_ok=True)
             files = [*files, f"{name}.json"]
             for file in files:
                 os.replace(pathlib.Path(made) / file, folder / file)

@@ -1,4 +1,4 @@
-"""Seismograms in files: NPZ, miniSEED and SAC (ObsPy), ASDF (h5py).
+"""Seismograms and the files they are in: miniSEED and SAC (ObsPy), ASDF (h5py).
 
 Shapes use T samples, C components.
 """
@@ -6,7 +6,9 @@ Shapes use T samples, C components.
 import datetime
 import hashlib
 import io
+import math
 import pathlib
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -18,15 +20,12 @@ from jaxmodels.train.errors import ConfigError
 ORDER = "ZNE"
 COMPONENTS = {"Z": "Z", "N": "N", "E": "E", "1": "N", "2": "E"}  # last letters
 ASDF_SUFFIXES = (".h5", ".hdf5", ".asdf")
+ASDF_ATTRIBUTES = ("starttime", "sampling_rate")
 RAW_TAG = "raw_recording"
-NAMES = {  # entries of an NPZ file, the first that is there
-    "rate": ("sampling_rate", "fs"),
-    "order": ("components", "order"),
-    "units": ("units", "unit"),
-    "start": ("starttime", "start"),
-    "sensitivity": ("sensitivity", "sens"),
-}
 SECOND = 1_000_000_000  # nanoseconds
+UNKNOWN = "unknown"  # units where a file should say them, and does not
+MOTIONS = ("displacement", "velocity")
+SAC_UNITS = {6: "displacement", 7: "velocity", 8: None}  # IDEP; no unit is certain
 
 
 class Trace(NamedTuple):
@@ -39,6 +38,8 @@ class Trace(NamedTuple):
         samples: [T], of the type that the file has.
         file: path.
         inventory: StationXML that the file holds, or None.
+        units: as in `Record`.
+        notes: lines about what is not taken from its file.
     """
 
     network: str
@@ -50,6 +51,8 @@ class Trace(NamedTuple):
     samples: np.ndarray
     file: str
     inventory: bytes | None = None
+    units: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self):
@@ -70,13 +73,14 @@ class Record(NamedTuple):
         waveform: float64 [T, C].
         sampling_rate: Hz.
         components: C letters of "ZNE", in this order.
-        units: what the file says, "counts" for integers, or None.
+        units: what the file says, "counts" for whole numbers, UNKNOWN, or None.
         network, station, location: codes.
         channels: C codes.
         start: nanoseconds since 1970; None where the file does not say.
         files: paths.
         inventory: StationXML that the file holds, or None.
         sensitivity: counts a m/s^2 that the file holds, or None.
+        notes: lines about how it was read.
     """
 
     name: str
@@ -92,6 +96,28 @@ class Record(NamedTuple):
     files: tuple[str, ...]
     inventory: bytes | None = None
     sensitivity: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def whole_numbers(samples):
+    """Whether samples are counts by their look: no fractions, and not all zero."""
+    if samples.dtype.kind in "iu":
+        return True
+    return bool(np.any(samples) and np.all(samples == np.round(samples)))
+
+
+def rate_of(path, value):
+    """A sampling rate in Hz as a float.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    rate = float(value)
+    if not (math.isfinite(rate) and rate > 0):
+        raise ConfigError(
+            f"{path} has a sampling rate of {rate:g} Hz; write the real one into it"
+        )
+    return rate
 
 
 def time_text(start):
@@ -101,122 +127,48 @@ def time_text(start):
     return whole.strftime("%Y-%m-%dT%H:%M:%S") + f".{rest // 1000:06d}"
 
 
+def nanoseconds(time):
+    """Nanoseconds since 1970 of seconds since then, or of a text in ISO 8601.
+
+    A text without an offset, or with Z, is in UTC.
+
+    Raises:
+        ValueError: it is neither, or not between 1678 and 2262.
+    """
+    if not isinstance(time, str):
+        whole = math.floor(time)
+        # A float of seconds is good for a microsecond, not for more.
+        return _known_time(whole * SECOND + round((time - whole) * 1e6) * 1000, time)
+    text, offset = time.strip().removesuffix("Z"), 0
+    if found := re.fullmatch(r"(.+T.+)([+-])(\d\d):?(\d\d)", text):
+        text, sign, hours, minutes = found.groups()
+        offset = (int(hours) * 3600 + int(minutes) * 60) * SECOND
+        offset = -offset if sign == "-" else offset
+    # Of more than a year's digits it is a number, that of seconds.
+    if re.fullmatch(r"-?\d{9,}(\.\d+)?", text):
+        return nanoseconds(float(text) if "." in text else int(text))
+    stamp = np.datetime64(text)
+    if np.isnat(stamp):
+        raise ValueError(f"{time!r} is no time")
+    seconds = int(stamp.astype("datetime64[s]").astype(np.int64))
+    rest = stamp - stamp.astype("datetime64[s]")
+    fraction = int(rest.astype("timedelta64[ns]").astype(np.int64))
+    return _known_time(seconds * SECOND + fraction - offset, time)
+
+
+def _known_time(start, time):
+    if abs(start) >= 2**63:
+        raise ValueError(f"{time} is no time between 1678 and 2262, in seconds")
+    return start
+
+
 def sha256(path):
     """Digest of a file, hexadecimal."""
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
-def read_file(path, tag):
-    """The records and the traces of one file."""
-    if not path.is_file():
-        raise ConfigError(f"there is no file {path}; check the name")
-    if path.suffix.lower() == ".npz":
-        return read_npz(path), []
-    if path.suffix.lower() in ASDF_SUFFIXES:
-        return [], _read_asdf(path, tag)
-    return [], _read_obspy(path)
-
-
-def read_npz(path):
-    """The records of an NPZ file.
-
-    The file holds `waveform` [T, C] or [C, T], or one such array a station, named
-    "NET_STA"; a rate (`sampling_rate` or `fs`, in Hz); and where known `components`
-    (or `order`), `units` (`unit`), `sensitivity` (`sens`), `starttime` (`start`),
-    `network`, `station`, `location` and `channels`.
-
-    Args:
-        path: of the file.
-
-    Raises:
-        ConfigError: it cannot be read, or lacks something.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            held = {key: file[key] for key in file.files}
-    except Exception as error:  # zipfile, zlib and numpy raise what they like
-        raise ConfigError(f"{path} cannot be read: {first_line(error)}") from None
-
-    def entry(what):
-        found = [held.pop(key) for key in NAMES[what] if key in held]
-        return found[0] if found else None
-
-    rate, order, units = entry("rate"), entry("order"), entry("units")
-    start, sensitivity = entry("start"), entry("sensitivity")
-    try:
-        rate = float(rate)
-        start = None if start is None else _nanoseconds(str(start))
-        sensitivity = None if sensitivity is None else float(sensitivity)
-    except (TypeError, ValueError):
-        raise ConfigError(
-            f"{path} has a rate, starttime or sensitivity that cannot be read; an NPZ "
-            "file holds waveform [T, C] and sampling_rate"
-        ) from None
-    arrays = {key: x for key, x in held.items() if x.dtype.kind in "iuf" and x.ndim > 0}
-    for key in ("waveform", "x"):
-        arrays = {"": arrays[key]} if key in arrays else arrays
-    if not arrays:
-        raise ConfigError(f"{path} holds no waveform; it has {', '.join(held)}")
-    shared = dict(sampling_rate=rate, start=start, sensitivity=sensitivity)
-    return [
-        _npz_record(path, key, x, order, units, held, shared)
-        for key, x in arrays.items()
-    ]
-
-
-def _npz_record(path, key, x, order, units, held, shared):
-    """The record of the array of an NPZ file, by the name `key` if it has several."""
-    network, station = str(held.get("network", "")), str(held.get("station", ""))
-    label = ""
-    if key:
-        network, _, station = key.partition("_")
-        label = ".".join(filter(None, (network, station)))
-    letters, places, waveform = _oriented(path, x, order)
-    channels = [str(code) for code in np.atleast_1d(held.get("channels", ()))]
-    if len(channels) == len(letters):
-        channels = [channels[place] for place in places]
-    else:
-        channels = [f"HN{letter}" for letter in letters]
-    if units is None and (shared["sensitivity"] is not None or x.dtype.kind != "f"):
-        units = "counts"
-    return Record(
-        name=label or pathlib.Path(path).stem,
-        waveform=waveform,
-        components=letters,
-        units=None if units is None else str(units),
-        network=network,
-        station=station,
-        location=str(held.get("location", "")),
-        channels=tuple(channels),
-        files=(str(path),),
-        **shared,
-    )
-
-
-def _oriented(path, x, order):
-    """Letters in the order of ORDER, their places in `x`, and float64 [T, C]."""
-    if x.ndim == 1:
-        x = x[:, None]
-    if x.ndim != 2:
-        raise ConfigError(f"{path} holds an array of shape {x.shape}, not [T, C]")
-    waveform = x.T if x.shape[0] < x.shape[1] else x
-    count = waveform.shape[1]
-    if order is None:
-        given = list(ORDER[:count])
-    else:
-        given = list("".join(str(letter) for letter in np.atleast_1d(order)))
-    letters = [COMPONENTS.get(letter.upper(), "") for letter in given]
-    if "" in letters or len(set(letters)) != len(letters) or len(letters) != count:
-        raise ConfigError(
-            f"{path} has {count} component(s) named {''.join(given)!r}; name each "
-            "once, of Z, N or 1, and E or 2"
-        )
-    places = sorted(range(count), key=lambda place: ORDER.index(letters[place]))
-    ordered = "".join(letters[place] for place in places)
-    return ordered, places, waveform[:, places].astype(np.float64)
-
-
-def _read_obspy(path):
+def read_obspy(path):
+    """Traces of a miniSEED or SAC file, or of any other that ObsPy reads."""
     obspy = optional("obspy")
     try:
         stream = obspy.read(str(path), check_compression=False)
@@ -231,15 +183,23 @@ def _read_obspy(path):
             one.stats.location,
             one.stats.channel,
             one.stats.starttime.ns,
-            float(one.stats.sampling_rate),
+            rate_of(path, one.stats.sampling_rate),
             np.asarray(one.data),
             str(path),
+            units=_sac_units(one.stats),
         )
         for one in stream
     ]
 
 
-def _read_asdf(path, tag):
+def _sac_units(stats):
+    """What the header of a SAC file says; None for other formats."""
+    if "sac" not in stats:
+        return None
+    return SAC_UNITS.get(int(stats.sac.get("idep", 0)), UNKNOWN)
+
+
+def read_asdf(path, tag):
     """Traces of an ASDF file (Krischer et al., 2016): /Waveforms/NET.STA/..."""
     h5py = optional("h5py")
     try:
@@ -247,16 +207,28 @@ def _read_asdf(path, tag):
             stations = file.get("Waveforms")
             if stations is None:
                 raise ConfigError(f"{path} is HDF5 without Waveforms, so no ASDF file")
-            return [
+            tags: set[str] = set()
+            traces = [
                 trace
                 for station in stations.values()
-                for trace in _asdf_station(path, station, tag)
+                for trace in _asdf_station(path, station, tag, tags)
             ]
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {first_line(error)}") from None
+    except ConfigError:
+        raise
+    except Exception as error:  # h5py, and what looks for more than a file has
+        raise ConfigError(
+            f"{path} cannot be read as ASDF: {first_line(error)}"
+        ) from None
+    if not traces and tags and tag not in tags:
+        raise ConfigError(
+            f"{path} has no waveforms tagged {tag!r}; its tags are "
+            f"{', '.join(sorted(tags))}"
+        )
+    return traces
 
 
-def _asdf_station(path, station, tag):
+def _asdf_station(path, station, tag, tags):
+    """Traces of one station; the tags that it has are added to `tags`."""
     found: dict[str, list] = {}
     inventory = None
     for name, data in station.items():
@@ -265,6 +237,7 @@ def _asdf_station(path, station, tag):
             continue
         codes, _, rest = name.partition("__")
         found.setdefault(rest.rpartition("__")[2], []).append((codes, data))
+    tags.update(found)
     if tag is None:
         tag = RAW_TAG if RAW_TAG in found else next(iter(found), None)
         if len(found) > 1 and tag != RAW_TAG:
@@ -275,18 +248,20 @@ def _asdf_station(path, station, tag):
     traces = []
     for codes, data in found.get(tag, []):
         network, code, location, channel = (*codes.split(".", 3), "", "", "")[:4]
+        missing = [key for key in ASDF_ATTRIBUTES if key not in data.attrs]
+        if missing or data.ndim != 1 or data.dtype.kind not in "iuf":
+            fault = f"no {' and no '.join(missing)}" if missing else "no 1-D numbers"
+            raise ConfigError(
+                f"{path}: {data.name} has {fault}; write the file again, with pyasdf"
+            )
         start = int(data.attrs["starttime"])
-        rate = float(data.attrs["sampling_rate"])
+        rate = rate_of(path, data.attrs["sampling_rate"])
         where = str(path)
         trace = Trace(
             network, code, location, channel, start, rate, data[:], where, inventory
         )
         traces.append(trace)
     return traces
-
-
-def _nanoseconds(text):
-    return int(np.datetime64(text.removesuffix("Z"), "ns").astype(np.int64))
 
 
 def inventory_of(source):

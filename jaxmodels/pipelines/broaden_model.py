@@ -6,6 +6,7 @@ record, M samples (draws), S scalars.
 
 import dataclasses
 import functools
+import hashlib
 import math
 import pathlib
 from typing import Any
@@ -19,6 +20,7 @@ from jaxmodels.diffusion import process as processes
 from jaxmodels.diffusion import samplers
 from jaxmodels.models.signal_dit import SignalDiT
 from jaxmodels.pipelines import broaden_windows as windows
+from jaxmodels.pipelines.broaden_units import STRONGEST
 from jaxmodels.signal import filters
 from jaxmodels.train import checkpoint, model_file, packaged
 from jaxmodels.train.errors import ConfigError
@@ -127,7 +129,8 @@ class Broadener:
         A record longer than the window is cut into overlapping windows that are
         denoised together; see `broaden_windows`. Each window has an amplitude of its
         own, and one draw a sample says where all of them lie in their distributions.
-        Sample m depends on `seed` and m alone, not on how many are drawn.
+        Sample m depends on the record, `seed` and m alone, not on how many are drawn:
+        two records draw noise of their own from one seed.
 
         Args:
             low_passed: [T, C], m/s^2, at the model's rate, prepared and low-passed as
@@ -157,6 +160,7 @@ class Broadener:
             windows.joint_sampler(self.process, name, num_steps),
             float(guidance),
         )
+        root = root_key(seed, low_passed)
         alone = self.preprocessing.channels == 1
         parts = np.split(low_passed, low_passed.shape[1], 1) if alone else [low_passed]
         with tqdm.tqdm(
@@ -166,7 +170,7 @@ class Broadener:
             leave=False,
         ) as bar:
             found = [
-                self._draw(plan, part, corner, seed, place, num_samples, bar)
+                self._draw(plan, part, corner, root, place, num_samples, bar)
                 for place, part in enumerate(parts)
             ]
         estimate = np.concatenate(found, axis=-1)
@@ -183,11 +187,18 @@ class Broadener:
         if not np.isfinite(merged).all():
             raise ConfigError(
                 f"the samples of the model in {self.source} are not finite; give "
-                "another --checkpoint, or more --steps"
+                "another --checkpoint"
+            )
+        peak = np.abs(merged).max()
+        if own.units == "m/s^2" and peak > STRONGEST:
+            raise ConfigError(
+                f"a sample of the model in {self.source} reaches {peak:.3g} m/s^2, "
+                f"above {STRONGEST:g}; give another --checkpoint or --seed, and a "
+                "record in m/s^2"
             )
         return np.asarray(merged, np.float32)
 
-    def _draw(self, plan, low_passed, corner, seed, place, num_samples, bar):
+    def _draw(self, plan, low_passed, corner, root, place, num_samples, bar):
         """float64 [M, T, C] before the merge, of what fits the model's components."""
         own = self.preprocessing
         starts = windows.starts(len(low_passed), own.num_samples)
@@ -200,7 +211,6 @@ class Broadener:
         inputs = windows.read(
             plan, self.variables, condition, scalars.astype(np.float32), starts
         )
-        root = jax.random.key(seed)
         rngs = [jax.random.fold_in(root, m) for m in range(num_samples)]
         ratio = self._ratio(inputs.context.amplitude, rngs, len(starts))  # M W
         noise = jax.numpy.stack([jax.random.fold_in(rng, 1 + place) for rng in rngs])
@@ -246,6 +256,13 @@ class Broadener:
         return low_passed
 
 
+def root_key(seed, low_passed):
+    """The key of all draws for a record [T, C], by its first component and a seed."""
+    first = np.ascontiguousarray(low_passed[:, 0], np.float32)
+    found = hashlib.sha256(first.tobytes()).digest()[:4]
+    return jax.random.fold_in(jax.random.key(seed), int.from_bytes(found, "little"))
+
+
 def load(checkpoint_folder=None):
     """The model of a run, or a packaged one.
 
@@ -271,7 +288,9 @@ def load(checkpoint_folder=None):
     else:
         networks, described = model_file.read(folder)
         name = find_network(folder, networks)
-        variables = checkpoint.restore_networks(folder, networks=[name])
+        variables = checkpoint.restore_networks(
+            folder, networks=[name], preprocessing=described
+        )
     name = find_network(folder, networks)
     model = networks[name]
     about = dict(described)

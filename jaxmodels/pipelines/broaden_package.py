@@ -60,7 +60,9 @@ def package(
     networks, preprocessing = model_file.read(workdir)
     name = broaden_model.find_network(workdir, networks)
     networks = {name: networks[name]}
-    variables = checkpoint.restore_networks(workdir, networks=[name])
+    variables = checkpoint.restore_networks(
+        workdir, networks=[name], preprocessing=preprocessing
+    )
     size = sum(x.size for x in jax.tree.leaves(variables)) * 4
     if dtype == "auto":
         dtype = "float32" if size <= 1e6 * max_megabytes else "float16"

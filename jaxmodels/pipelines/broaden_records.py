@@ -9,6 +9,7 @@ import pathlib
 import numpy as np
 
 from jaxmodels.pipelines import broaden_formats as formats
+from jaxmodels.pipelines import broaden_npz
 from jaxmodels.pipelines.broaden_formats import (
     COMPONENTS,
     ORDER,
@@ -21,31 +22,35 @@ from jaxmodels.train.errors import ConfigError
 NO_RECORDS = (".txt", ".md", ".json", ".csv", ".xml", ".png", ".pdf", ".log", ".py")
 
 
-def find(names):
-    """The files of files and folders: paths, and how many are passed over.
+def find(name):
+    """The files of a file or folder.
 
-    Of a folder those are passed over that are hidden or, by their suffix, no records.
+    Of a folder those are passed over that are hidden or, by their suffix, no records,
+    and the folders in it.
+
+    Returns:
+        Paths, how many files are passed over, and how many folders.
 
     Raises:
-        ConfigError: one is not there, or a folder holds nothing.
+        ConfigError: a folder holds nothing.
     """
-    found, passed = [], 0
-    for name in names:
-        path = pathlib.Path(name)
-        if not path.is_dir():
-            found.append(path)
-            continue
-        entries = sorted(p for p in path.iterdir() if p.is_file())
-        kept = [
-            p
-            for p in entries
-            if not p.name.startswith(".") and p.suffix.lower() not in NO_RECORDS
-        ]
-        if not kept:
-            raise ConfigError(f"the folder {name} holds no records; name one that does")
-        found += kept
-        passed += len(entries) - len(kept)
-    return found, passed
+    path = pathlib.Path(name)
+    if not path.is_dir():
+        return [path], 0, 0
+    entries = sorted(path.iterdir())
+    files = [entry for entry in entries if entry.is_file()]
+    below = sum(entry.is_dir() and entry.name[0] != "." for entry in entries)
+    kept = [
+        file
+        for file in files
+        if file.name[0] != "." and file.suffix.lower() not in NO_RECORDS
+    ]
+    if not kept:
+        deeper = ", and the folders in it are not searched" if below else ""
+        raise ConfigError(
+            f"the folder {name} holds no records{deeper}; name one that does"
+        )
+    return kept, len(files) - len(kept), below
 
 
 def read(paths, tag=None):
@@ -61,11 +66,12 @@ def read(paths, tag=None):
     waiting: dict = {}  # files of one component, by instrument
     for path in paths:
         try:
-            records, traces = formats.read_file(path, tag)
+            records, traces = _read_file(path, tag)
         except ConfigError as error:
             yield str(path), error
             continue
         yield from ((record.name, record) for record in records)
+        traces = _without_spares(traces)
         for group in _groups(traces).values():
             first = next(iter(group.values()))
             if len(group) == 1 and isinstance(first, formats.Trace):
@@ -75,6 +81,53 @@ def read(paths, tag=None):
             yield _outcome(group)
     for groups in waiting.values():
         yield from map(_outcome, groups)
+
+
+def _read_file(path, tag):
+    """The records and the traces of one file."""
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}; check the name")
+    if path.suffix.lower() == ".npz":
+        return broaden_npz.read_npz(path), []
+    if path.suffix.lower() in formats.ASDF_SUFFIXES:
+        traces = formats.read_asdf(path, tag)
+    else:
+        traces = formats.read_obspy(path)
+    if not traces:
+        raise ConfigError(f"{path} holds no waveforms; name a file that does")
+    return [], traces
+
+
+def _without_spares(traces):
+    """Traces without those of a station that are beside its motion, such as a log.
+
+    A rotated component (R, T) is no such one: it stands for one that is missing.
+    """
+    known = {_station(t) for t in traces if _letter(t) in COMPONENTS}
+    kept = []
+    spare: dict = {}
+    for trace in traces:
+        if _station(trace) in known and _letter(trace) not in (*COMPONENTS, "R", "T"):
+            spare.setdefault(_station(trace), {})[trace.name] = None
+        else:
+            kept.append(trace)
+    return [
+        trace._replace(
+            notes=tuple(
+                f"{name} is left out, no component Z, N or E"
+                for name in spare.get(_station(trace), ())
+            )
+        )
+        for trace in kept
+    ]
+
+
+def _station(trace):
+    return trace.network, trace.station
+
+
+def _letter(trace):
+    return trace.channel[-1:].upper()
 
 
 def _groups(traces):
@@ -91,27 +144,41 @@ def _groups(traces):
 def _merged(parts):
     """One trace of parts that follow each other, or the ConfigError that says why not.
 
-    An error instead of an exception, because it concerns this instrument alone.
+    Samples that two parts have both are taken once where they are the same. An error
+    instead of an exception, because it concerns this instrument alone.
     """
-    parts = sorted(parts, key=lambda part: part.start)
-    first, samples = parts[0], [parts[0].samples]
-    end = first.end
+    parts = sorted(parts, key=lambda part: (part.start, len(part.samples)))
+    whole = parts[0]
+    pieces, end = [whole.samples], whole.end
     for part in parts[1:]:
-        seconds = (part.start - end) / SECOND
-        if part.sampling_rate != first.sampling_rate:
+        rate = whole.sampling_rate
+        if part.sampling_rate != rate:
             return ConfigError(
-                f"{first.name} changes its rate from {first.sampling_rate:g} to "
+                f"{whole.name} changes its rate from {rate:g} to "
                 f"{part.sampling_rate:g} Hz; cut it there"
             )
-        if abs(seconds) * first.sampling_rate > 0.5:
-            what = "a gap" if seconds > 0 else "an overlap"
-            return ConfigError(
-                f"{first.name} has {what} of {abs(seconds):g} s at {time_text(end)}; "
-                "cut the record there or fill it"
-            )
-        samples.append(part.samples)
-        end = part.end
-    return first._replace(samples=np.concatenate(samples))
+        away = (part.start - end) * rate / SECOND  # samples
+        if away < -0.5:
+            so_far = np.concatenate(pieces)
+            place = len(so_far) + round(away)
+            shared = so_far[place:][: len(part.samples)]
+            if not np.array_equal(shared, part.samples[: len(shared)]):
+                return _unjoined(whole, "an overlap of other samples", away, end)
+            pieces = [so_far, part.samples[len(shared) :]]
+        elif away > 0.5:
+            return _unjoined(whole, "a gap", away, end)
+        else:
+            pieces.append(part.samples)
+        end = max(end, part.end)
+    return whole._replace(samples=np.concatenate(pieces))
+
+
+def _unjoined(trace, what, away, end):
+    seconds = abs(away) / trace.sampling_rate
+    return ConfigError(
+        f"{trace.name} has {what} of {seconds:g} s at {time_text(end)}; cut the record "
+        "there or fill it"
+    )
 
 
 def _joined(waiting, trace):
@@ -138,7 +205,7 @@ def _outcome(group):
         return next(iter(group)), wrong
     traces = {}
     for trace in group.values():
-        letter = COMPONENTS.get(trace.channel[-1:].upper())
+        letter = COMPONENTS.get(_letter(trace))
         if letter is None or letter in traces:
             return trace.file, ConfigError(
                 f"{trace.name} is no component Z, N (or 1) or E (or 2) that the record "
@@ -164,7 +231,6 @@ def _record(traces, components):
             f"{first.name} and its other components share no time; give one record"
         )
     columns = [t.samples[n:][:length] for t, n in zip(traces, skipped, strict=True)]
-    counts = any(column.dtype.kind in "iu" for column in columns)
     stamp = time_text(start)[:19].replace("-", "").replace(":", "")
     instrument = ".".join(filter(None, first.name[:-1].split(".")))
     name = f"{instrument}_{stamp}"
@@ -173,7 +239,7 @@ def _record(traces, components):
         waveform=np.stack(columns, axis=1).astype(np.float64),
         sampling_rate=rate,
         components=components,
-        units="counts" if counts else None,
+        units=_units(traces),
         network=first.network,
         station=first.station,
         location=first.location,
@@ -181,5 +247,17 @@ def _record(traces, components):
         start=start,
         files=tuple(dict.fromkeys(trace.file for trace in traces)),
         inventory=first.inventory,
+        notes=tuple(dict.fromkeys(note for trace in traces for note in trace.notes)),
     )
     return name, record
+
+
+def _units(traces):
+    """What the files of a record say, the worst first; see `formats.Record`."""
+    stated = [trace.units for trace in traces]
+    for motion in formats.MOTIONS:
+        if motion in stated:
+            return motion
+    if any(formats.whole_numbers(trace.samples) for trace in traces):
+        return "counts"
+    return formats.UNKNOWN if formats.UNKNOWN in stated else None

@@ -3,13 +3,16 @@
 The sampler walks on the whole record (the canvas). At each evaluation every window is
 cut out of it, denoised by the network beside its own condition, and the clean
 estimates are averaged where windows overlap, with weights that fall towards their ends
-(Bar-Tal et al., 2023, eq. 5). So neighbors see each other's estimate at every step,
-and share their noise.
+(Bar-Tal et al., 2023, eq. 5) and with the window's unit. So neighbors see each other's
+estimate at every step, and share their noise.
 
 A window of quiet motion has another size than one of strong motion, and the network
 wants each in its own unit. The canvas is in a unit that changes slowly along the
 record, its `scale`; what a window sees is the canvas with the signal in it, but not
-the noise, brought to the window's own unit.
+the noise, brought to the window's own unit. The error of an estimate grows with its
+unit: by a weight that did not fall with it a strong window would fill what it shares
+with a quiet one with hundreds of the quiet one's units, more than the network ever saw,
+and each step would make more of them.
 
 Shapes use T samples of a record, N samples of a window, C components, W windows,
 M samples (draws), S scalars.
@@ -65,6 +68,22 @@ class Inputs:
     dropped: Any
     scalars: jax.Array
     starts: jax.Array
+
+
+class Units(NamedTuple):
+    """Units of windows and canvas, and what windows weigh, of M samples or of one.
+
+    Attributes:
+        log_size: [M, W], ln of each window's unit.
+        log_scale: [M, T], ln of the canvas's unit.
+        share: [M, W], what `weights` of a window are multiplied by.
+        total: [M, T], sum of the weights.
+    """
+
+    log_size: jax.Array
+    log_scale: jax.Array
+    share: jax.Array
+    total: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,18 +167,23 @@ def denoise(plan, inputs, rngs, sizes, length, bar):
     """
     window = plan.model.num_samples
     first = np.asarray(inputs.starts)
-    weight, total = weights(window), np.zeros(length)
-    log_scale = np.zeros((len(sizes), length))
-    for start, log_size in zip(first, np.log(sizes).T, strict=True):
-        total[start : start + window] += weight
+    shares = sizes.min(axis=1, keepdims=True) / sizes
+    weight, covered = weights(window), np.zeros(length)
+    total, log_scale = np.zeros((2, len(sizes), length))
+    for start, share, log_size in zip(first, shares.T, np.log(sizes).T, strict=True):
+        covered[start : start + window] += weight
+        total[:, start : start + window] += weight * share[:, None]
         log_scale[:, start : start + window] += weight * log_size[:, None]
-    log_scale /= total
-    own = jnp.asarray(np.log(sizes), jnp.float32)
-    common = jnp.asarray(log_scale, jnp.float32)
-    weighted = jnp.asarray(total, jnp.float32)
+    log_scale /= covered
+    units = Units(
+        *(
+            jnp.asarray(x, jnp.float32)
+            for x in (np.log(sizes), log_scale, shares, total)
+        )
+    )
     states = _begin(plan, rngs, length)
     for index in range(plan.sampler.num_steps):
-        states = _step(plan, inputs, weighted, states, index, own, common)
+        states = _step(plan, inputs, states, index, units)
         # Without waiting the bar would show what was asked for, not what is done.
         jax.block_until_ready(states)
         bar.update(1)
@@ -174,29 +198,28 @@ def _begin(plan, rngs, length):
 
 
 @functools.partial(jax.jit, static_argnames="plan")
-def _step(plan, inputs, total, states, index, own, common):
+def _step(plan, inputs, states, index, units):
     def step(item):
-        state, log_size, log_scale = item
-        predict = _joint(plan, inputs, total, state.clean[0], log_size, log_scale)
+        state, own = item
+        predict = _joint(plan, inputs, own, state.clean[0])
         return plan.sampler.step(state, index, predict)
 
-    num_windows = inputs.starts.shape[0]
-    at_once = max(1, min(own.shape[0], BLOCK // num_windows))
-    return jax.lax.map(step, (states, own, common), batch_size=at_once)
+    num_samples, num_windows = units.share.shape
+    at_once = max(1, min(num_samples, BLOCK // num_windows))
+    return jax.lax.map(step, (states, units), batch_size=at_once)
 
 
-def _joint(plan, inputs, total, before, log_size, log_scale):
+def _joint(plan, inputs, units, before):
     """(canvas [1, T, C], time [1]) -> clean estimate of the canvas [1, T, C].
 
     Args:
-        total: [T], sum of the windows' weights.
+        units: `Units` of one sample.
         before: [T, C], the clean estimate of the step before.
-        log_size: [W], ln of each window's unit.
-        log_scale: [T], ln of the canvas's unit.
     """
     window = plan.model.num_samples
     weight = jnp.asarray(weights(window), jnp.float32)[:, None]
-    alone = log_size.shape[0] == 1
+    weight = units.share[:, None, None] * weight  # W N 1
+    alone = units.share.shape[0] == 1
 
     def cut(canvas, start):
         return jax.lax.dynamic_slice_in_dim(canvas, start, window)
@@ -206,8 +229,8 @@ def _joint(plan, inputs, total, before, log_size, log_scale):
             return _denoise(plan, inputs, canvas, time)
         views = jax.vmap(cut, (None, 0))(canvas[0], inputs.starts)
         signal = jax.vmap(cut, (None, 0))(before, inputs.starts)
-        ratio = jax.vmap(cut, (None, 0))(log_scale, inputs.starts)
-        ratio = jnp.exp(ratio - log_size[:, None])[..., None]  # W N 1
+        ratio = jax.vmap(cut, (None, 0))(units.log_scale, inputs.starts)
+        ratio = jnp.exp(ratio - units.log_size[:, None])[..., None]  # W N 1
         # The noisy canvas is alpha * signal + noise: the signal changes its unit.
         views += plan.process.alpha(time[0]) * (ratio - 1.0) * signal
         time = jnp.broadcast_to(time, views.shape[:1])
@@ -221,7 +244,7 @@ def _joint(plan, inputs, total, before, log_size, log_scale):
 
         empty = jnp.zeros(canvas.shape[1:], clean.dtype)
         merged, _ = jax.lax.scan(add, empty, (inputs.starts, weight * clean))
-        return (merged / total[:, None])[None]
+        return (merged / units.total[:, None])[None]
 
     return predict
 

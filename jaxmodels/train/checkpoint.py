@@ -8,13 +8,14 @@ way by `restore_networks` and `init_from`.
 
 import concurrent.futures
 import contextlib
+import json
 import time
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
-from jaxmodels.train import digest, stored
+from jaxmodels.train import digest, model_file, stored
 from jaxmodels.train.errors import ConfigError, StorageError
 from jaxmodels.train.transfer import init_from, restore_networks
 
@@ -33,6 +34,8 @@ class Checkpoints:
             `etils.epath` opens.
         keep: how many of the newest are kept.
         keep_every: steps divisible by it are kept as well.
+        preprocessing: that of `model.json`, stored beside the digests, which
+            `restore_networks` can hold a `model.json` against.
 
     Attributes:
         last_error: one line about the last save if it failed, else None.
@@ -41,7 +44,7 @@ class Checkpoints:
         ConfigError: `keep` or `keep_every` is less than 1.
     """
 
-    def __init__(self, directory, *, keep=3, keep_every=None):
+    def __init__(self, directory, *, keep=3, keep_every=None, preprocessing=None):
         for name, value in (("keep", keep), ("keep_every", keep_every)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} {value} is less than 1")
@@ -49,6 +52,9 @@ class Checkpoints:
         self.directory = stored.open_folder(directory)
         self.last_error = None
         self._keep, self._keep_every = keep, keep_every
+        # As it comes back from JSON.
+        told = None if preprocessing is None else model_file.encoded(preprocessing)
+        self._preprocessing = json.loads(json.dumps(told))
         self._bad = {}
         self._writing = None
         self._prepared = False
@@ -88,7 +94,7 @@ class Checkpoints:
             error = f"{not_finite[0]} is not finite; a state like that is never saved"
             self._failed(step, error)
         else:
-            record = stored.make_record(step, leaves, digests)
+            record = stored.make_record(step, leaves, digests, self._preprocessing)
             self._begin(step, leaves, record)
         if wait:
             self.wait()

@@ -176,7 +176,7 @@ def fit(
         watchdog = stack.enter_context(_watchdog(limits, written))
         stops = stack.enter_context(StopRequests())
         jitted = programs(task, mesh, rules)
-        checkpoints = _open_checkpoints(stack, workdir, keep)
+        checkpoints = _open_checkpoints(stack, workdir, keep, data.preprocessing)
         state, notes = _first_state(jitted, checkpoints, init_rng, init_from, data)
         first = int(state.step)
         progress = Progress(
@@ -277,12 +277,13 @@ def _cost(task, data, state, rng):
     return count, peak * jax.device_count()
 
 
-def _open_checkpoints(stack, workdir, keep):
+def _open_checkpoints(stack, workdir, keep, preprocessing):
     if workdir is None:
         return None
-    return stack.enter_context(
-        contextlib.closing(checkpoint.Checkpoints(workdir / "checkpoints", keep=keep))
+    saver = checkpoint.Checkpoints(
+        workdir / "checkpoints", keep=keep, preprocessing=preprocessing
     )
+    return stack.enter_context(contextlib.closing(saver))
 
 
 def _first_state(jitted, checkpoints, rng, init_from, data):

@@ -49,7 +49,7 @@ def write(workdir, networks, preprocessing):
             name: _encode(module, None, f"networks.{name}")
             for name, module in networks.items()
         },
-        "preprocessing": _encode(preprocessing, None, "preprocessing"),
+        "preprocessing": encoded(preprocessing),
     }
     if jax.process_index() != 0:
         return
@@ -93,6 +93,34 @@ def read(workdir):
         raise ConfigError(f"{path} is nested too deeply") from None
 
 
+def encoded(preprocessing):
+    """A preprocessing as it is stored.
+
+    Raises:
+        ConfigError: something in it cannot be stored.
+    """
+    return _encode(preprocessing, None, "preprocessing")
+
+
+def check_same(found, stored, where):
+    """Checks what `model.json` says against what the weights were stored with.
+
+    Args:
+        found: the preprocessing of `model.json`; other entries may be added to it.
+        stored: `encoded` when the weights were stored; None where that was not done.
+        where: names the weights.
+
+    Raises:
+        ConfigError: an entry differs.
+    """
+    for name, value in (stored or {}).items():
+        if name not in found or found[name] != value:
+            raise ConfigError(
+                f"{name} is {found.get(name)!r} in {FILE} and {value!r} in the weights "
+                f"of {where}; copy both from the same run"
+            )
+
+
 def check_shared(workdir, preprocessing, names):
     """Checks that another run was trained on the same preprocessing.
 
@@ -108,7 +136,7 @@ def check_shared(workdir, preprocessing, names):
     if not names:
         return
     _, other = read(workdir)
-    own = json.loads(json.dumps(_encode(preprocessing, None, "preprocessing")))
+    own = json.loads(json.dumps(encoded(preprocessing)))
     for name in names:
         here, there = _entry(own, name), _entry(other, name)
         if here != there:

@@ -2,12 +2,14 @@
 
 model.safetensors  the weights of every network, by the names of their variables
 model.json         see `model_file`; `preprocessing["weights"]` has the digest and the
-                   type of the stored weights
+                   type of the stored weights, which hold the preprocessing once more
 card.md            what the model was trained on, and what it is good for
 """
 
 import hashlib
+import json
 import pathlib
+import struct
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ from jaxmodels.train import digest, model_file
 from jaxmodels.train.errors import ConfigError, StorageError
 
 WEIGHTS, CARD = "model.safetensors", "card.md"
+PREPROCESSING = "preprocessing"  # in the metadata of the weights
 DTYPES = ("float32", "float16")
 
 
@@ -47,7 +50,8 @@ def write(folder, networks, variables, preprocessing, card, *, dtype="float32"):
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     arrays = {name: _stored(name, x, dtype) for name, x in flat(variables).items()}
-    data = safetensors.numpy.save(arrays)
+    told = json.dumps(model_file.encoded(preprocessing), sort_keys=True)
+    data = safetensors.numpy.save(arrays, metadata={PREPROCESSING: told})
     described = {"sha256": hashlib.sha256(data).hexdigest(), "dtype": dtype}
     path = pathlib.Path(folder)
     try:
@@ -90,6 +94,7 @@ def read(folder):
         arrays = safetensors.numpy.load(data)
     except Exception as error:  # the library's own type, or a bare ValueError
         raise ConfigError(f"{path} is no whole safetensors file: {error}") from None
+    model_file.check_same(preprocessing, _told(data), folder)
     leaves = {name: jnp.asarray(_loaded(x)) for name, x in arrays.items()}
     variables = digest.nest(leaves)
     if unknown := sorted(networks.keys() ^ variables.keys()):
@@ -126,6 +131,14 @@ def _stored(name, x, dtype):
             f"{np.abs(x).max():g}; store float32"
         )
     return narrow
+
+
+def _told(data):
+    """The preprocessing in a whole safetensors file; None where it has none."""
+    (length,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + length])
+    told = header.get("__metadata__", {}).get(PREPROCESSING)
+    return None if told is None else json.loads(told)
 
 
 def _loaded(x):

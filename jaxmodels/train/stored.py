@@ -27,6 +27,7 @@ from jaxmodels.train.errors import ConfigError, StorageError
 
 FORMAT = 1
 STATE, DIGESTS = "state", "digests"
+PREPROCESSING = "preprocessing"  # in a record
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of what Orbax has not finished
 CORRUPT = ".corrupt"  # ends the name of what was moved aside
 MOST_STEPS = 1024  # listed at once; the newest ones
@@ -158,7 +159,7 @@ def is_step(name):
     return name.isascii() and name.isdecimal() and str(int(name)) == name
 
 
-def make_record(step, leaves, digests):
+def make_record(step, leaves, digests, preprocessing=None):
     """What is stored beside the arrays, to judge them by when they are read."""
     entries = {
         name: {
@@ -168,7 +169,8 @@ def make_record(step, leaves, digests):
         }
         for name, leaf in leaves.items()
     }
-    return {"format": FORMAT, "step": step, "leaves": entries}
+    record = {"format": FORMAT, "step": step, "leaves": entries}
+    return record if preprocessing is None else record | {PREPROCESSING: preprocessing}
 
 
 def seal(record):

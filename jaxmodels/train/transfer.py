@@ -2,31 +2,36 @@
 
 import jax
 
-from jaxmodels.train import digest, stored
+from jaxmodels.train import digest, model_file, packaged, stored
 from jaxmodels.train.errors import ConfigError
 
 FOLDER = "checkpoints"
 
 
-def restore_networks(workdir, *, networks=None, step=None):
+def restore_networks(workdir, *, networks=None, step=None, preprocessing=None):
     """Weights of a trained run, as `module.apply` takes them.
 
     Args:
         workdir: folder of the run.
         networks: names; all when omitted.
         step: a certain step; the newest that verifies when omitted.
+        preprocessing: that of `model.json`, to hold against what was trained on.
 
     Returns:
         {network: {"params": tree, collection: tree, ...}}: averaged weights where the
         run keeps them, on the default device. Containers come back as dicts.
 
     Raises:
-        ConfigError: there is no checkpoint, no such step or no such network.
+        ConfigError: there is no checkpoint, no such step or no such network, or
+            `preprocessing` is of another run.
         StorageError: no checkpoint can be restored.
     """
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def choose(record):
+        if preprocessing is not None:
+            told = record.get(stored.PREPROCESSING)
+            model_file.check_same(preprocessing, told, workdir)
         found = _networks(record, networks, workdir)
         return {
             source: jax.ShapeDtypeStruct(
@@ -52,7 +57,7 @@ def init_from(workdir, state, networks=None):
     run keeps them; the rest of the state stays, its optimizers' memory included.
 
     Args:
-        workdir: folder of the other run.
+        workdir: folder of the other run, or of a packaged model.
         state: `TrainState` of arrays.
         networks: names; those that both runs have when omitted.
 
@@ -83,7 +88,10 @@ def init_from(workdir, state, networks=None):
             for source, leaf in _match(own, record, networks, workdir)[0].values()
         }
 
-    loaded = _newest(workdir, None, choose)
+    if packaged.is_packaged(workdir):
+        loaded = _packaged(workdir, choose)
+    else:
+        loaded = _newest(workdir, None, choose)
     matched, lines = _match(own, loaded.record, networks, workdir)
     values = {target: loaded.leaves[source] for target, (source, _) in matched.items()}
     return _replaced(state, values), lines
@@ -104,6 +112,30 @@ def _newest(workdir, step, choose):
             f"it holds {', '.join(map(str, steps))}"
         )
     return stored.newest(directory, steps if step is None else [step], choose)
+
+
+def _packaged(workdir, choose):
+    """The weights of a packaged model, named as in a checkpoint."""
+    held = {}
+    for name, value in packaged.flat(packaged.read(workdir)[1]).items():
+        network, section, path = name.split("/", 2)
+        source = (
+            ("params", network)
+            if section == "params"
+            else ("collections", network, section)
+        )
+        held["/".join((*source, path))] = value
+    record = {
+        "leaves": {
+            name: {"shape": list(value.shape), "dtype": value.dtype.name}
+            for name, value in held.items()
+        }
+    }
+    leaves = {
+        name: jax.device_put(held[name], wanted.sharding)
+        for name, wanted in choose(record).items()
+    }
+    return stored.Loaded(record, leaves, {})
 
 
 def _networks(record, networks, workdir):

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
+from experiments import config_file
 from jaxmodels.data import ground_motions, pipeline
 from jaxmodels.data.broadband import Preprocessing
 from jaxmodels.data.ground_motions import ground_motion_data
@@ -257,6 +258,20 @@ def test_a_run_says_how_its_records_were_read_and_its_windows_are_read_so(tmp_pa
         )
     ]
     assert found and len(found) == made.eval(0, 0, 1)["weights"].sum()
+
+
+def test_fields_of_a_reader_that_are_none_count_as_not_given(tmp_path):
+    config, _ = config_file.load("configs/seismic/signal_dit.py:tiny")
+    rows = [seisbench_row(f"r{n}", source=f"e{n}", split="") for n in range(12)]
+    blocks = {f"r{n}": 4 * shaking(n)["waveform"].T for n in range(12)}
+    folder = str(write_set(tmp_path / "set", rows, blocks, unit="counts"))
+    options = SMALL | dict(batch_size=2, eval_split="dev", data_dir=tmp_path / "tfds")
+    with pytest.raises(ConfigError, match="waveforms.hdf5 is in counts"):
+        ground_motion_data(folder, **options, reader=config.data.reader)
+    config.data.reader.sensitivity = 4.0
+    made = ground_motion_data(folder, **options, reader=config.data.reader)
+    assert made.preprocessing["reader"]["sensitivity"] == 4.0
+    assert made.preprocessing["reader"]["amplitude"] is True
 
 
 def test_real_windows_begin_where_they_always_did():

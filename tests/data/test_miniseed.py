@@ -4,6 +4,7 @@ import pytest
 from jaxmodels.data import builder, miniseed, seismic_records
 from jaxmodels.data.ground_motions import ground_motion_data
 from jaxmodels.data.record_folders import Reader, prepare_folder
+from jaxmodels.data.records import BadRecordError
 from jaxmodels.train.errors import ConfigError
 from tests.data.motion_sources import SMALL, shaking
 
@@ -132,16 +133,54 @@ def test_an_unreadable_file_is_named(tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "bad.mseed").write_bytes(b"no miniSEED")
-    with pytest.raises(ConfigError, match="bad.mseed cannot be read"):
+    with pytest.raises(ConfigError, match="bad.mseed: cannot be read"):
         miniseed.scan(folder)
 
 
-def test_a_folder_of_miniseed_trains_a_model(tmp_path):
-    folder = tmp_path / "set"
-    for event in range(30):
+def test_bad_files_may_be_left_out(tmp_path):
+    folder = shaking_folder(tmp_path / "set", 30)
+    (folder / "bad.mseed").write_bytes(b"no miniSEED")
+    options = SMALL | dict(batch_size=4, reader=dict(sensitivity=1e6))
+    options |= dict(data_dir=tmp_path / "tfds", on_bad_record="skip")
+    with pytest.raises(BadRecordError, match="bad.mseed: cannot be read .* 1 of 31"):
+        ground_motion_data(str(folder), **options)
+    ground_motion_data(str(folder), **options, max_bad_fraction=0.1)
+    with pytest.raises(BadRecordError, match="bad.mseed: cannot be read"):
+        ground_motion_data(str(folder), **options | dict(on_bad_record="stop"))
+
+
+def test_records_without_a_response_may_be_left_out(tmp_path):
+    """Also where the set was made under another policy."""
+    folder = shaking_folder(tmp_path / "set", 30)
+    other = [trace(c, counts(0, 600), 0.0, "BB") for c in "ZNE"]
+    write(folder / "other.mseed", *other)
+    reader = dict(inventory=inventory_of(tmp_path / "a.xml", 1e6))
+    options = SMALL | dict(batch_size=4, reader=reader, data_dir=tmp_path / "tfds")
+    (split,) = {
+        split
+        for split in ("train", "validation", "test")
+        for one in miniseed.scan(folder, reader["inventory"]).traces(split)
+        if one.reason
+    }
+    with pytest.raises(BadRecordError, match="XX.BB..HN: no response in the inventory"):
+        ground_motion_data(str(folder), **options)
+    skip = dict(on_bad_record="skip", max_bad_fraction=0.4)
+    ground_motion_data(str(folder), **options, **skip)
+    if split != "test":
+        with pytest.raises(BadRecordError, match="no response in the inventory"):
+            ground_motion_data(str(folder), **options)
+
+
+def shaking_folder(folder, num_events):
+    for event in range(num_events):
         motion = shaking(event, length=600, onset=250)["waveform"] * 1e6
         traces = [trace(c, motion[:, i], 1000.0 * event) for i, c in enumerate("ZNE")]
         write(folder / f"{event}.mseed", *traces)
+    return folder
+
+
+def test_a_folder_of_miniseed_trains_a_model(tmp_path):
+    folder = shaking_folder(tmp_path / "set", 30)
     made = ground_motion_data(
         folder.as_posix(),
         batch_size=4,

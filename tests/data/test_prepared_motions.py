@@ -5,6 +5,7 @@ import pytest
 
 from jaxmodels.data import prepared_motions
 from jaxmodels.data.broadband import Preprocessing
+from jaxmodels.data.motion_rows import MotionRows
 from jaxmodels.data.prepared_motions import prepare_motions
 from jaxmodels.data.records import BadRecordError
 from jaxmodels.train.errors import ConfigError, StorageError
@@ -105,7 +106,9 @@ def test_windows_of_one_record_do_not_overlap():
 def test_the_first_bad_record_is_named(tmp_path):
     bad = shaking(1)
     bad["waveform"][7, 1] = np.nan
-    with pytest.raises(BadRecordError, match="list: record 1: sample 7 of component 1"):
+    with pytest.raises(
+        BadRecordError, match="list: record 1: r1: sample 7 of component 1"
+    ):
         prepare(shaking(0), bad)
     skip = dict(on_bad_record="skip", directory=tmp_path)
     motions = prepare(shaking(0), bad, max_bad_fraction=0.5, **skip)
@@ -122,6 +125,30 @@ def test_a_short_or_slow_record_is_a_bad_one():
         prepare(shaking(0, length=180))
     with pytest.raises(BadRecordError, match="not above the corner 1 Hz"):
         prepare(shaking(0, rate=1.5))
+
+
+def test_a_model_of_one_component_reads_those_that_work(tmp_path):
+    vertical, gap, dead = shaking(0), shaking(1), shaking(2)
+    vertical["waveform"][:, 1:] = 0.0
+    gap["waveform"][30, 2] = np.nan
+    dead["waveform"][:] = 1.0
+    single = Preprocessing(**SMALL | {"channels": 1})
+    source = Listed(vertical, gap, shaking(3))
+    options = dict(name="list train", min_snr=3.0, directory=tmp_path)
+    motions = prepare_motions(source, single, **options)
+    assert motions.alive.tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    np.testing.assert_array_equal(
+        motions.motion[:400, :1], PREPROCESSING.prepare(vertical["waveform"][:, :1])
+    )
+    rows = MotionRows(motions, single)
+    assert len(rows) == 6
+    assert [rows.names(row)[0] for row in range(6)] == ["r0", *2 * ["r1"], *3 * ["r3"]]
+    for batch in (rows.batch(range(6)), rows.varied(range(6), range(6))):
+        assert np.isfinite(batch["targets"]).all() and batch["weights"].all()
+    with pytest.raises(BadRecordError, match="record 0: r2: component 0 is 1 thro"):
+        prepare_motions(Listed(dead), single, **options)
+    with pytest.raises(BadRecordError, match="r0: component 1 is 0 .* max_bad_frac"):
+        prepare_motions(source, PREPROCESSING, **options)
 
 
 def test_noise_is_taken_before_the_onset_or_where_it_is_quietest():

@@ -44,6 +44,7 @@ def test_a_record_that_fails_its_check_stops_with_place_and_reason():
         records[5]
     assert str(caught.value) == (
         'file-1: record 1: value 50 is refused; remove it or set on_bad_record="skip"'
+        " and max_bad_fraction to the share to allow"
     )
     assert caught.value.exit_code == 64
 

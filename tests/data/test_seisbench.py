@@ -5,6 +5,7 @@ import pytest
 
 from jaxmodels.data import builder, record_folders, seisbench, seismic_records
 from jaxmodels.data.record_folders import Reader, prepare_folder
+from jaxmodels.data.records import BadRecordError
 from jaxmodels.train.errors import ConfigError
 
 NAN = float("nan")
@@ -187,6 +188,44 @@ def test_counts_need_a_sensitivity_or_no_amplitude(block, tmp_path):
         read(unsaid)
 
 
+def test_each_chunk_is_in_a_unit_of_its_own(tmp_path):
+    for chunk, unit in (("_a", "m/s^2"), ("_b", "counts")):
+        rows = [row(chunk, trace_name_original=f"trace{chunk}")]
+        folder = write_set(tmp_path / "set", rows, {chunk: samples(0)}, chunk, unit)
+    with pytest.raises(ConfigError, match="waveforms_b.hdf5 is in counts, not in"):
+        read(folder)
+    plain, scaled = read(folder, sensitivity=4.0)
+    np.testing.assert_allclose(plain["waveform"], samples(0).T, rtol=1e-6)
+    np.testing.assert_allclose(4 * scaled["waveform"], samples(0).T, rtol=1e-6)
+    with pytest.raises(ValueError, match="is in counts, not in m/s.2"):
+        record_folders.to_acceleration(samples(0), 20.0, "counts", "", Reader())
+
+
+def test_units_are_known_by_any_of_their_names():
+    for unit, size in (("Gal", 0.01), (" CM/S**2", 0.01), ("1e-6 g", 9.80665e-6)):
+        (value,) = record_folders.to_acceleration(np.ones(1), 1.0, unit, "", Reader())
+        assert value == pytest.approx(size)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(unit="m/s^2", sensitivity=4.0),
+        dict(unit="cm/s^2", inventory="a.xml"),
+        dict(unit="counts", inventory="a.xml"),
+        dict(sensitivity=4.0, inventory="a.xml"),
+    ],
+)
+def test_what_contradicts_itself_about_a_unit_is_refused(fields):
+    with pytest.raises(ConfigError, match="give one of sensitivity, inventory and a"):
+        Reader(**fields)
+
+
+def test_an_inventory_is_for_miniseed_alone(block):
+    with pytest.raises(ConfigError, match="reader inventory is for miniSEED"):
+        read(block[0], inventory="a.xml")
+
+
 def test_velocity_becomes_acceleration(tmp_path):
     time = np.arange(200) / 20.0
     sine = np.sin(2 * np.pi * 1.0 * time)
@@ -219,10 +258,31 @@ def test_names_of_traces_are_parsed_as_parts_of_arrays():
     assert parsed == ("b", (12, slice(None, 3), slice(5, 900, 2)))
 
 
-def test_traces_without_an_event_count_as_their_own(tmp_path):
+def test_traces_without_an_event_are_in_the_split_that_the_file_states(tmp_path):
     rows = [row("a", source=""), row("b", source="")]
-    folder = write_set(tmp_path / "set", rows, {"a": samples(0), "b": samples(1)})
+    blocks = {"a": samples(0), "b": samples(1)}
+    folder = write_set(tmp_path / "set", rows, blocks)
     assert [one["source_id"] for one in read(folder)] == [b"a", b"b"]
+    message = "a has no source_id, so its event may be in several splits; fill in"
+    with pytest.raises(ConfigError, match=message):
+        read(folder, split_by="event")
+    rows = [row("a", source="", split=""), row("b", source="", split="")]
+    with pytest.raises(ConfigError, match=message):
+        read(write_set(tmp_path / "unsaid", rows, blocks))
+
+
+def test_bad_traces_may_be_left_out(tmp_path):
+    rows = [row("a"), row("lost"), row("b$7"), row("b")]
+    blocks = {"a": samples(0), "b": samples(1)}
+    folder = write_set(tmp_path / "set", rows, blocks)
+    options = dict(on_bad_record="skip", max_bad_fraction=0.25)
+    with pytest.raises(BadRecordError, match="with it 2 of 4 records are bad"):
+        prepare_folder(folder, Reader(), tmp_path, **options)
+    options["max_bad_fraction"] = 0.5
+    prepared = prepare_folder(folder, Reader(), tmp_path, **options)
+    found = builder.RecordFiles(prepared, "train").__getitems__([0, 1, 2, 3])
+    assert [len(one["waveform"]) for one in found] == [60, 0, 0, 60]
+    assert b"waveforms.hdf5: b$7: index 7 is out of bounds" in found[2]["name"]
 
 
 @pytest.mark.parametrize(

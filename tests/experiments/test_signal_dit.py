@@ -144,6 +144,20 @@ def test_a_shuffled_record_gets_the_condition_from_half_a_batch_away(parts):
     alone = {name: x[:1] for name, x in batch.items()}
     _, count = task.eval_step(state, alone, jax.random.key(0))["shuffle_gap"]
     assert count == 0
+    assert "shuffle_gap" not in evaluate(task, state, alone)
+
+
+def test_records_are_shuffled_among_those_that_do_not_pad_the_batch(parts):
+    task, state, _ = train(parts, 3)
+    batch = make_batch()
+    batch["weights"] = batch["weights"].at[2:].set(0.0)
+    swapped = dict(batch)
+    for name in ("condition", "scalars", "amplitude"):
+        swapped[name] = batch[name].at[:2].set(batch[name][1::-1])
+    own, other = (evaluate(task, state, one) for one in (batch, swapped))
+    assert own["shuffle_gap"] == pytest.approx(other["loss"] - own["loss"], rel=1e-3)
+    swap = signal_dit.half_away(jnp.array([1.0, 1.0, 1.0, 0.0]))
+    assert swap.tolist() == [1, 2, 0, 3]
 
 
 def test_amplitudes_that_are_all_alike_are_learned_and_stay_finite(parts):

@@ -7,10 +7,13 @@ import numpy as np
 
 from jaxmodels.data.broadband import Preprocessing
 from jaxmodels.models.signal_dit import SignalDiT
-from jaxmodels.train import checkpoint, model_file, state
+from jaxmodels.pipelines import broaden
+from jaxmodels.train import checkpoint, model_file, packaged, state
 from tests.variables import random_variables
 
 RATE, SAMPLES = 20.0, 80
+SUFFIXES = ("csv", "json", "md", "mseed", "npz", "png")
+FAST = ("--steps", "2", "--samples", "2")
 ABOUT = {
     "dataset": "synthetic_motions/tiny/1.0.0",
     "splits": {"train": "train", "eval": "validation"},
@@ -59,7 +62,9 @@ def write(path, channels=3, about=ABOUT, described=None, **fields):
     described = preprocessing(channels).to_json() if described is None else described
     model_file.write(path, {"model": model}, described | about)
     run = state.start({"model": variables["params"]}, {}, {}, {"model": {}})
-    saver = checkpoint.Checkpoints(path / "checkpoints")
+    saver = checkpoint.Checkpoints(
+        path / "checkpoints", preprocessing=described | about
+    )
     saver.save(run, wait=True)
     saver.close()
     return path
@@ -78,3 +83,18 @@ def write_npz(path, waveform=None, rate=RATE, **entries):
     waveform = ground_motion() if waveform is None else waveform
     np.savez(path, waveform=waveform, sampling_rate=rate, **entries)
     return path
+
+
+def package(path, channels=3, **changes):
+    """Writes a packaged model, and returns its folder."""
+    model, variables = network(channels)
+    described = preprocessing(channels).to_json() | ABOUT | changes
+    packaged.write(path, {"model": model}, {"model": variables}, described, "card")
+    return path
+
+
+def command(capsys, *arguments):
+    """The exit code and the lines of standard output and error of the pipeline."""
+    code = broaden.main([*map(str, arguments)])
+    out, err = capsys.readouterr()
+    return code, out.splitlines(), err.splitlines()

@@ -3,7 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxmodels.pipelines import broaden_files, broaden_records
+from jaxmodels.data import instrument_response
+from jaxmodels.pipelines import broaden_files, broaden_records, broaden_units
+from jaxmodels.pipelines import broaden_formats as formats
 from jaxmodels.train.errors import ConfigError
 from tests.pipelines import broadening_runs as runs
 
@@ -64,7 +66,7 @@ def test_an_asdf_file_brings_its_own_responses(tmp_path):
         data = station.create_dataset("XX.ABC..HNZ__a__b__raw_recording", data=data)
         data.attrs.update(starttime=0, sampling_rate=runs.RATE)
     ((_, record),) = broaden_records.read([tmp_path / "a.h5"])
-    waveform, text = broaden_files.acceleration(record)
+    waveform, text = broaden_units.acceleration(record)
     assert text == "response removed"
     own = runs.preprocessing(1)
     error = own.prepare(waveform) - own.prepare(motion)
@@ -82,20 +84,36 @@ def test_embedded_records_are_real_accelerations():
     assert case.low_passed.shape == case.observed.shape == (2380, 3)
 
 
-def test_units_and_sensitivities_are_those_that_are_given_or_the_files_own():
-    (record,) = broaden_files.embedded("ridgecrest", "CI.TOW2")
-    x = record.waveform
+def test_an_embedded_record_begins_when_its_file_says(tmp_path):
+    (napa,) = broaden_files.embedded("napa")
+    assert formats.time_text(napa.start) == "2014-08-24T10:20:21.000000"
+    assert napa.files[0].endswith("recordings/napa2014_ce68150_200hz_counts.npz")
+    case = broaden_files.prepare(napa, runs.preprocessing(), 1.0)
+    assert not any("1970" in note for note in case.notes)
+    (other,) = broaden_files.embedded("ridgecrest", "CI.CCC")
+    case = broaden_files.prepare(other, runs.preprocessing(), 1.0)
+    assert case.notes[-1] == "the start is unknown, so miniSEED begins in 1970"
 
-    def peak(record=record, **options):
-        return broaden_files.acceleration(record, **options)[0].max() / x.max()
 
-    assert peak() == pytest.approx(1.0)
-    assert peak(units="cm/s^2") == pytest.approx(0.01)
-    assert peak(record._replace(units="1e-6 g")) == pytest.approx(9.80665e-6)
-    counts = record._replace(units="counts", sensitivity=4.0)
-    assert peak(counts) == pytest.approx(0.25)
-    assert peak(counts, sensitivity=2.0) == pytest.approx(0.5)
-    assert peak(counts, units="gal") == pytest.approx(0.01)
+def test_codes_that_miniseed_cuts_are_an_error():
+    (record,) = broaden_files.embedded("napa")
+    broaden_files.check_codes(record)
+    for kind, code, limit in (("network", "ABC", 2), ("station", "ABCDEF", 5)):
+        with pytest.raises(ConfigError, match=f"{kind} code '{code}' .* {limit} ASCII"):
+            broaden_files.check_codes(record._replace(**{kind: code}))
+    with pytest.raises(ConfigError, match="channel code 'HNZZ'"):
+        broaden_files.check_codes(record._replace(channels=("HNZZ",)))
+
+
+def test_removing_a_response_tapers_the_same_time_of_a_long_record():
+    obspy, known = response(["HNZ"])
+    rate = 5.0
+    wave = np.sin(2 * np.pi * 0.5 * np.arange(600 * rate) / rate)
+    header = dict(network="XX", station="ABC", channel="HNZ", sampling_rate=rate)
+    trace = instrument_response.without_response(obspy.Trace(1e6 * wave, header), known)
+    at = slice(int(6 * rate), int(-6 * rate))
+    # Half a hertz is far inside the band, so all but the ends is as it was.
+    np.testing.assert_allclose(trace.data[at], wave[at], atol=0.01)
 
 
 def test_a_causal_model_gets_low_passes_that_come_later():

@@ -97,3 +97,23 @@ def test_a_wrong_command_ends_with_one_line(workdir, tmp_path, capsys, change, m
     err = capsys.readouterr()[1].splitlines()
     assert code == 64 and len(err) == 1 and message in err[0]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["run", "packaged"])
+@pytest.mark.parametrize("changes", [{"normalization": "joint_peak"}, {"corner": 2.0}])
+def test_weights_of_another_preprocessing_than_model_json_are_refused(
+    tmp_path, kind, changes
+):
+    runs.write(tmp_path)
+    source = tmp_path
+    if kind == "packaged":
+        source = tmp_path / "packaged"
+        broaden_package.package(tmp_path, source, "card")
+    assert broaden_model.load(source).preprocessing == runs.preprocessing()
+    text = (source / "model.json").read_text()
+    content = json.loads(text)
+    content["preprocessing"] |= changes
+    (source / "model.json").write_text(json.dumps(content))
+    (name,) = changes
+    with pytest.raises(ConfigError, match=f"{name} is .* in model.json and .*same run"):
+        broaden_model.load(source)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxmodels.pipelines import broaden_formats, broaden_records
+from jaxmodels.pipelines import broaden_formats, broaden_npz, broaden_records
 from jaxmodels.train.errors import ConfigError
 
 obspy = pytest.importorskip("obspy", reason="reads miniSEED and SAC")
@@ -100,7 +100,7 @@ def test_sac_files_of_one_component_each_are_put_together(tmp_path):
         "CI.TOW2.HN_20190707T031952",
     ]
     for _, record in records:
-        assert record.components == "ZNE" and record.units is None
+        assert record.components == "ZNE" and record.units == "counts"
         assert len(record.files) == 3
 
 
@@ -201,7 +201,8 @@ def test_an_npz_file_of_stations_gives_a_record_each(tmp_path):
 def test_integers_and_what_has_a_sensitivity_are_counts(tmp_path):
     x = np.arange(40)
     assert only(npz(tmp_path / "a.npz", x=x, fs=1)).units == "counts"
-    assert only(npz(tmp_path / "b.npz", x=x * 1.0, fs=1)).units is None
+    assert only(npz(tmp_path / "b.npz", x=x * 1.5, fs=1)).units is None
+    assert only(npz(tmp_path / "d.npz", x=x * 1.0, fs=1)).units == "counts"
     record = only(npz(tmp_path / "c.npz", x=x * 1.0, fs=1, sens=5))
     assert (record.units, record.sensitivity, record.components) == ("counts", 5, "Z")
 
@@ -209,7 +210,12 @@ def test_integers_and_what_has_a_sensitivity_are_counts(tmp_path):
 @pytest.mark.parametrize(
     "entries, message",
     [
-        ({"waveform": np.zeros((9, 3))}, "a rate, starttime or sensitivity"),
+        ({"waveform": np.zeros((9, 3))}, "no sampling_rate .or fs., in Hz"),
+        ({"x": np.zeros(9), "fs": np.nan}, "a sampling rate of nan Hz; write the re"),
+        ({"x": np.zeros(9), "fs": "fast"}, "a sampling_rate that cannot be read"),
+        ({"x": np.zeros(9), "fs": 1, "start": "noon"}, "a starttime that cannot be"),
+        ({"x": np.zeros(9), "fs": 1, "start": 1e12}, "between 1678 and 2262"),
+        ({"x": np.array([{}]), "fs": 1}, "x cannot be read; save it as numbers"),
         ({"sampling_rate": 10, "title": "x"}, "holds no waveform; it has title"),
         ({"x": np.zeros((2, 3, 4)), "fs": 1}, r"an array of shape \(2, 3, 4\)"),
         ({"x": np.zeros((9, 3)), "fs": 1, "order": "ZRT"}, "named 'ZRT'; name each"),
@@ -219,21 +225,114 @@ def test_integers_and_what_has_a_sensitivity_are_counts(tmp_path):
 )
 def test_an_npz_file_that_lacks_something_is_an_error(tmp_path, entries, message):
     with pytest.raises(ConfigError, match=message):
-        broaden_formats.read_npz(npz(tmp_path / "a.npz", **entries))
+        broaden_npz.read_npz(npz(tmp_path / "a.npz", **entries))
 
 
 def test_a_broken_npz_file_is_an_error(tmp_path):
     path = tmp_path / "a.npz"
     path.write_bytes(b"PK no archive")
-    assert "cannot be read" in error(path)
+    assert "cannot be read: it is no NPZ file" in error(path)
 
 
 def test_of_a_folder_records_are_taken_in_order_and_other_files_left(tmp_path):
     for name in ("b.npz", "a.mseed", "readme.txt", ".hidden", "x.json", "plain"):
         (tmp_path / name).write_text("")
-    found, passed = broaden_records.find([tmp_path, "other.sac"])
-    assert [path.name for path in found] == ["a.mseed", "b.npz", "plain", "other.sac"]
-    assert passed == 3
     (tmp_path / "empty").mkdir()
+    found, passed, below = broaden_records.find(tmp_path)
+    assert [path.name for path in found] == ["a.mseed", "b.npz", "plain"]
+    assert (passed, below) == (3, 1)
+    assert broaden_records.find("other.sac")[1:] == (0, 0)
     with pytest.raises(ConfigError, match="holds no records; name one that does"):
-        broaden_records.find([tmp_path / "empty"])
+        broaden_records.find(tmp_path / "empty")
+    (tmp_path / "empty" / "deep").mkdir()
+    with pytest.raises(ConfigError, match="the folders in it are not searched"):
+        broaden_records.find(tmp_path / "empty")
+
+
+def sac(path, idep=None, scale=0.1):
+    from obspy.core.util.attribdict import AttribDict
+
+    one = trace("HNZ", dtype=np.float32)
+    one.data *= np.float32(scale)
+    if idep is not None:
+        one.stats.sac = AttribDict(idep=idep)
+    return write(path, one, form="SAC")
+
+
+def test_a_sac_file_says_by_its_header_what_it_holds(tmp_path):
+    wanted = {None: "unknown", 5: "unknown", 6: "displacement", 7: "velocity", 8: None}
+    for idep, units in wanted.items():
+        assert only(sac(tmp_path / "a.sac", idep)).units == units
+    assert only(sac(tmp_path / "a.sac", scale=3.0)).units == "counts"
+
+
+@pytest.mark.parametrize("missing", ["starttime", "sampling_rate"])
+def test_an_asdf_file_that_lacks_an_attribute_stops_no_other(tmp_path, missing):
+    bad, good = asdf(tmp_path / "a.h5"), asdf(tmp_path / "b.h5")
+    with h5py.File(bad, "a") as file:
+        for data in file["Waveforms/CE.68150"].values():
+            del data.attrs[missing]
+    (first, second) = read(bad, good)
+    assert isinstance(first[1], ConfigError) and f"has no {missing}" in str(first[1])
+    assert second[1].components == "ZNE"
+
+
+def test_an_hdf5_file_of_other_form_is_an_error(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("Waveforms/XX.ABC", data=np.zeros(3))
+    assert "a.h5 cannot be read as ASDF" in error(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file.create_group("Waveforms")
+    assert "b.h5 holds no waveforms" in error(tmp_path / "b.h5")
+    wide = asdf(tmp_path / "c.h5")
+    with h5py.File(wide, "a") as file:
+        station = file["Waveforms/CE.68150"]
+        data = station.create_dataset("CE.68150.20.HNZ__a__b__x", data=np.zeros((2, 3)))
+        data.attrs.update(starttime=0, sampling_rate=1.0)
+    assert "has no 1-D numbers" in error(wide, tag="x")
+
+
+def test_a_tag_that_is_not_there_is_answered_with_the_known_ones(tmp_path):
+    path = asdf(tmp_path / "a.h5", tags=("p", "q"))
+    assert "has no waveforms tagged 'zz'; its tags are p, q" in error(path, tag="zz")
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        1_562_383_192.5,
+        "1562383192.5",
+        "2019-07-06T03:19:52.5+00:00",
+        "2019-07-06T05:19:52.500+0200",
+        "2019-07-05T22:49:52.5-04:30",
+        np.datetime64("2019-07-06T03:19:52.5"),
+    ],
+)
+def test_a_start_is_seconds_since_1970_or_a_time_with_its_offset(tmp_path, time):
+    path = npz(tmp_path / "a.npz", x=np.zeros(9), fs=1, starttime=time)
+    assert only(path).start == START
+
+
+def test_a_start_of_whole_seconds_is_exact(tmp_path):
+    path = npz(tmp_path / "a.npz", x=np.zeros(9), fs=1, starttime=1_562_383_180)
+    start = only(path).start
+    assert broaden_formats.time_text(start) == "2019-07-06T03:19:40.000000"
+    with pytest.raises(ValueError, match="'NaT' is no time"):
+        broaden_formats.nanoseconds("NaT")
+
+
+def test_samples_that_two_pieces_share_are_taken_once(tmp_path):
+    later = trace("HNZ", 20, start=START + 10**9)
+    record = only(write(tmp_path / "a.mseed", trace("HNZ"), later, trace("HNZ")))
+    np.testing.assert_array_equal(record.waveform[:, 0], np.arange(60))
+    assert record.start == START
+
+
+def test_a_channel_beside_the_motion_is_left_out_and_told(tmp_path):
+    triple = [trace(f"HN{letter}") for letter in "ZNE"]
+    record = only(write(tmp_path / "a.mseed", *triple, trace("LOG"), trace("HNX")))
+    assert record.components == "ZNE"
+    assert record.notes == tuple(
+        f"CI.TOW2..{channel} is left out, no component Z, N or E"
+        for channel in ("LOG", "HNX")
+    )

@@ -1,9 +1,13 @@
 import json
 
+import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxmodels.train import packaged
+from jaxmodels.train import checkpoint, packaged, state
 from jaxmodels.train.errors import ConfigError
 from tests.pipelines import small_runs
 
@@ -95,3 +99,26 @@ def test_networks_and_weights_have_to_be_of_one_model(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="network 'model' is not in both"):
         packaged.read(tmp_path)
+
+
+def test_a_run_starts_from_a_packaged_model(tmp_path):
+    write(tmp_path)
+    trained = variables()["model"]
+    zeros = jax.tree.map(jnp.zeros_like, trained)
+    params = {"model": zeros.pop("params")}
+    params["critic"] = {"bias": jnp.zeros(2)}
+    fresh = state.start(
+        params,
+        {"model": optax.EmptyState()},
+        {"model": params["model"]},
+        {"model": zeros},
+    )
+    started, lines = checkpoint.init_from(tmp_path, fresh)
+    assert lines == [f"critic: not in {tmp_path}, starts anew"]
+    chex.assert_trees_all_equal(started.params["model"], trained["params"])
+    chex.assert_trees_all_equal(started.ema["model"], trained["params"])
+    assert started.collections["model"]["counts"]["n"].tolist() == [3]
+    jax.tree.map(lambda x, y: chex.assert_equal(x.sharding, y.sharding), started, fresh)
+    fresh.params["model"]["a"]["kernel"] = jnp.zeros((3, 2))
+    _, (_, line) = checkpoint.init_from(tmp_path, fresh)
+    assert "wants float32[3, 2]" in line and "holds float32[1, 2]" in line
