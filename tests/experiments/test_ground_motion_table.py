@@ -202,7 +202,7 @@ def test_a_mistake_on_the_command_line_is_one_line(words, message, tmp_path, cap
             ["--example=1", "--limit=1"],
             "--example 1 must be 0 to 0: split CI.CCC has 1",
         ),
-        (["--split=CI.XXX"], "CI.XXX"),
+        (["--split=CI.NONE"], "CI.NONE"),
     ],
 )
 def test_what_cannot_be_scored_is_told_before_anything_is_fitted(
