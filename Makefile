@@ -15,7 +15,7 @@ BROADEN := runs/broaden
 help:
 	@echo "make demo         train the tiny Performer language model, sample from it"
 	@echo "make broaden      train the broadening model that comes with the package"
-	@echo "make test         the tests (under 10 minutes on two cores)"
+	@echo "make test         the tests (about 12 minutes on two cores)"
 	@echo "make test-slow    soaks and sweeps"
 	@echo "make test-parity  comparisons with other implementations (installs torch)"
 	@echo "make benchmarks   speed and memory beside other implementations (installs torch)"

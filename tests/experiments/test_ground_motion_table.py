@@ -110,6 +110,7 @@ def test_a_folder_is_read_as_for_its_model_and_known_by_any_path(tmp_path, capsy
     assert program.main([*words, "--split=test", f"--output={tmp_path}/out"]) == 0
 
 
+@pytest.mark.slow
 def test_a_folder_that_no_model_knows_is_read_as_the_command_says(tmp_path, capsys):
     rows = [row(f"r{n}", "test", source=f"e{n}") for n in range(2)]
     blocks = {f"r{n}": shaking(n)["waveform"].T for n in range(2)}

@@ -89,6 +89,7 @@ def test_a_model_that_reads_its_condition_loses_by_shuffled_ones(parts):
     assert np.mean([one["loss"] for one in values]) < 0.9
 
 
+@pytest.mark.slow
 def test_every_parameter_learns_within_three_updates(parts):
     parts.loss.condition_dropout = 0.5
     parts.optimizer.weight_decay = 0.0
@@ -105,6 +106,7 @@ def test_every_parameter_learns_within_three_updates(parts):
     assert state.skips.tolist() == [0, 0]
 
 
+@pytest.mark.slow
 def test_what_is_left_out_or_weighted_in_training_is_not_in_evaluation(parts):
     """An option at a time, on the same state, batch and key."""
     _, state, _ = train(parts, 2)
@@ -133,6 +135,7 @@ def test_a_record_without_weight_changes_no_metric(parts):
     chex.assert_trees_all_close(first, second, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_shuffled_record_gets_the_condition_from_half_a_batch_away(parts):
     """Rows beside each other may be components of one window."""
     task, state, _ = train(parts, 3)
@@ -147,6 +150,7 @@ def test_a_shuffled_record_gets_the_condition_from_half_a_batch_away(parts):
     assert "shuffle_gap" not in evaluate(task, state, alone)
 
 
+@pytest.mark.slow
 def test_records_are_shuffled_among_those_that_do_not_pad_the_batch(parts):
     task, state, _ = train(parts, 3)
     batch = make_batch()

@@ -13,6 +13,7 @@ def fake_probe(module, words, *, timeout):
     return dict(seconds=0.01, parameters=844_764, **known)
 
 
+@pytest.mark.slow
 def test_the_contenders_of_ours_compute_the_same_loss():
     """All gates are closed at the start, so the loss is that of zeros."""
     *_, velocity = signal_dit_forms.arrays(
@@ -34,6 +35,7 @@ def test_samples_with_and_without_the_cache_are_the_same():
     assert first.std() > 0.1
 
 
+@pytest.mark.slow
 def test_the_benchmark_writes_numbers_and_a_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "fresh_process", fake_probe)
     words = "--size=tiny --names=ours --batch=1 --sampling_steps=2 --budget=100"
