@@ -7,7 +7,6 @@ attention, for contrast, a cache of the whole context. Writes decoding.json and
 README.md to the output folder.
 """
 
-import argparse
 import dataclasses
 import statistics
 import sys
@@ -22,13 +21,8 @@ PROMPT = 8
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {MODULE}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = options.base_parser(MODULE, __doc__, "results/decoding")
     add = parser.add_argument
-    add("--output", default="results/decoding", help="folder to write to")
     contexts = "tokens before, with commas"
     add("--contexts", type=options.lengths, default="1024,65536", help=contexts)
     add("--kinds", default=",".join(KINDS), help="attention kinds, with commas")

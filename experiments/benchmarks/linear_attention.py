@@ -6,7 +6,6 @@ Writes linear_attention.json, README.md and linear_attention.png to the output f
 It keeps to --budget seconds, and says what it left out and why.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -35,19 +34,13 @@ HEADER = (
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {MODULE}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = options.comparison_parser(
+        MODULE, __doc__, "results/linear_attention", names=DEFAULT_NAMES, budget=480.0
     )
     add = parser.add_argument
-    add("--output", default="results/linear_attention", help="folder to write to")
-    add("--names", default=DEFAULT_NAMES, help="implementations, with commas")
     lengths = "1024,4096,16384,65536"
     add("--lengths", type=options.lengths, default=lengths, help="with commas")
     add("--mode", default="all", choices=[*compare.MODES, "all"])
-    add("--budget", type=float, default=480.0, help="seconds")
-    add("--memory_limit", type=float, help="GiB; default: 65 %% of what is free")
     add("--features", type=int, default=256, help="M")
     add("--heads", type=int, default=8)
     add("--width", type=int, default=64, help="of a head")
@@ -57,7 +50,6 @@ def parse(argv=None):
     add("--dtype", default="float32", choices=["float32", "bfloat16"])
     add("--seed", type=int, default=0)
     add("--no_crossover", action="store_true")
-    add("--probe", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     arguments.names = arguments.names.split(",")
     return parser, arguments

@@ -1,6 +1,28 @@
-"""Numbers on the command line of a benchmark, refused where they make no sense."""
+"""The command line of a benchmark: what all have, and numbers that make sense."""
 
 import argparse
+
+
+def base_parser(module, description, output):
+    """The parser of a benchmark, with `--output`."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output", default=output, help="folder to write to")
+    return parser
+
+
+def comparison_parser(module, description, output, *, names, budget):
+    """The parser of a benchmark that compares implementations within a budget."""
+    parser = base_parser(module, description, output)
+    add = parser.add_argument
+    add("--names", default=names, help="implementations, with commas")
+    add("--budget", type=float, default=budget, help="seconds")
+    add("--memory_limit", type=float, help="GiB; default: 65 %% of what is free")
+    add("--probe", help=argparse.SUPPRESS)
+    return parser
 
 
 def lengths(text):

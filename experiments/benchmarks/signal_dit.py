@@ -9,7 +9,6 @@ that without. Writes signal_dit.json and README.md to the output folder. It keep
 --budget seconds, and says what it left out and why.
 """
 
-import argparse
 import json
 import math
 import sys
@@ -37,21 +36,14 @@ HEADER = (
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {MODULE}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = options.comparison_parser(
+        MODULE, __doc__, "results/signal_dit_speed", names=DEFAULT_NAMES, budget=540.0
     )
     add = parser.add_argument
-    add("--output", default="results/signal_dit_speed", help="folder to write to")
-    add("--names", default=DEFAULT_NAMES, help="implementations, with commas")
     add("--size", default="base", help="of configs/seismic/signal_dit.py")
     add("--batch", type=options.count, default=7, help="records of a loss")
     add("--sampling_batch", type=options.count, default=1, help="records drawn at once")
     add("--sampling_steps", type=options.count, default=25)
-    add("--budget", type=float, default=540.0, help="seconds")
-    add("--memory_limit", type=float, help="GiB; default: 65 %% of what is free")
-    add("--probe", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     arguments.names = arguments.names.split(",")
     return parser, arguments

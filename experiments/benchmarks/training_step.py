@@ -9,7 +9,6 @@ training_step.json, README.md and training_step.png to the output folder. It kee
 --budget seconds, and says what it left out and why.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -36,23 +35,16 @@ HEADER = (
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {MODULE}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = options.comparison_parser(
+        MODULE, __doc__, "results/training_step", names=DEFAULT_NAMES, budget=540.0
     )
     add = parser.add_argument
-    add("--output", default="results/training_step", help="folder to write to")
-    add("--names", default=DEFAULT_NAMES, help="implementations, with commas")
     lengths = "1024,4096,16384"
     add("--lengths", type=options.lengths, default=lengths, help="with commas")
     add("--size", default="small", help="of configs/performer/lm.py")
     add("--batch", type=options.count, default=1, help="sequences")
-    add("--budget", type=float, default=540.0, help="seconds")
-    add("--memory_limit", type=float, help="GiB; default: 65 %% of what is free")
     add("--loop_rounds", type=int, default=1, help="0 or less: leave the loop out")
     add("--loop_steps", type=options.count, default=200, help="updates of a round")
-    add("--probe", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     arguments.names = arguments.names.split(",")
     return parser, arguments

@@ -11,11 +11,13 @@ import fcntl
 import os
 import pathlib
 import shutil
+import zlib
 
 from absl import logging
 
 from jaxmodels.train.errors import ConfigError, StorageError
 
+CHECKED_BYTES = 2**30  # arrays up to this size are checked whole when opened
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -28,6 +30,32 @@ def explain(path, error):
             " or TFDS_DATA_DIR"
         )
     return StorageError(reason)
+
+
+@contextlib.contextmanager
+def opened(folder):
+    """Around reading a folder that was built here: damage is a `StorageError`."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        raise StorageError(
+            f"{folder} is damaged ({error}); delete it, it is made again"
+        ) from error
+
+
+def check_whole(folder, stored, crc32, complete):
+    """Raises `StorageError` unless an array is what was written.
+
+    Args:
+        folder: where it lies.
+        stored: the array; its checksum is taken up to `CHECKED_BYTES`.
+        crc32: the checksum when it was written.
+        complete: whether its length is right.
+    """
+    if complete and stored.nbytes <= CHECKED_BYTES:
+        complete = zlib.crc32(stored.data) == crc32
+    if not complete:
+        raise StorageError(f"{folder} is damaged; delete it, it is made again")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxmodels.data import cache, records, tokens
-from jaxmodels.train.errors import ConfigError, StorageError
+from jaxmodels.train.errors import ConfigError
 
 MAX_CLASSES = 10_000
 
@@ -151,10 +151,6 @@ def labels_of(stream, source, directory):
 
     name = f"{pathlib.Path(stream.directory).name}-labels"
     folder = cache.build_once(directory / name, write)
-    try:
+    with cache.opened(folder):
         labels = np.load(folder / "labels.npy")
-    except (OSError, ValueError) as error:
-        raise StorageError(
-            f"{folder} is damaged ({error}); delete it, it is made again"
-        ) from error
     return labels

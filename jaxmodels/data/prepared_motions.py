@@ -27,10 +27,9 @@ from absl import logging
 from jaxmodels.data import broadband, cache, seismic_records
 from jaxmodels.data.records import BadRecordError, BadRecords, CheckedRecords
 from jaxmodels.signal import filters
-from jaxmodels.train.errors import ConfigError, StorageError
+from jaxmodels.train.errors import ConfigError
 
 FORMAT = 2
-CHECKED_BYTES = 2**30  # arrays up to this size are checked whole when opened
 # Where an onset lies in a window: 3 to 12 s of a minute.
 EARLIEST, LATEST = 3 / 60, 12 / 60
 QUALITY_CORNER = 1.0  # Hz; above it, a model has nothing to go by
@@ -108,7 +107,7 @@ def open_motions(directory):
         StorageError: the files are damaged.
     """
     directory = pathlib.Path(directory)
-    try:
+    with cache.opened(directory):
         meta = json.loads((directory / "meta.json").read_text("utf-8"))
         names = json.loads((directory / "names.json").read_text("utf-8"))
         starts = np.load(directory / "starts.npy")
@@ -116,15 +115,8 @@ def open_motions(directory):
         alive = np.load(directory / "alive.npy")
         flat = np.memmap(directory / "motion.bin", np.float32, mode="r")
         motion = flat.reshape(-1, len(seismic_records.COMPONENTS))
-        whole = (len(motion), len(names)) == (starts[-1], len(starts) - 1)
-        if whole and motion.nbytes <= CHECKED_BYTES:
-            whole = zlib.crc32(motion.data) == meta["crc32"]
-    except (OSError, ValueError, KeyError) as error:
-        raise StorageError(
-            f"{directory} is damaged ({error}); delete it, it is made again"
-        ) from error
-    if not whole:
-        raise StorageError(f"{directory} is damaged; delete it, it is made again")
+        complete = (len(motion), len(names)) == (starts[-1], len(starts) - 1)
+        cache.check_whole(directory, motion, meta["crc32"], complete)
     return PreparedMotions(directory, motion, starts, onsets, alive, names, meta)
 
 

@@ -23,10 +23,9 @@ import tqdm
 
 from jaxmodels.data import cache, packing, vocabulary
 from jaxmodels.data.records import BadRecordError, BadRecords, CheckedRecords
-from jaxmodels.train.errors import ConfigError, StorageError
+from jaxmodels.train.errors import ConfigError
 
 FORMAT = 1
-CHECKED_BYTES = 2**30  # streams up to this size are checked whole when opened
 CHUNK = 2**20  # tokens written at a time
 
 
@@ -71,19 +70,12 @@ def open_stream(directory):
         StorageError: the files are damaged.
     """
     directory = pathlib.Path(directory)
-    try:
+    with cache.opened(directory):
         meta = json.loads((directory / "meta.json").read_text("utf-8"))
         starts = np.load(directory / "starts.npy", mmap_mode="r")
         tokens = np.memmap(directory / "tokens.bin", meta["dtype"], mode="r")
-        whole = len(tokens) == meta["tokens"] == starts[-1]
-        if whole and tokens.nbytes <= CHECKED_BYTES:
-            whole = zlib.crc32(tokens.data) == meta["crc32"]
-    except (OSError, ValueError, KeyError) as error:
-        raise StorageError(
-            f"{directory} is damaged ({error}); delete it, it is made again"
-        ) from error
-    if not whole:
-        raise StorageError(f"{directory} is damaged; delete it, it is made again")
+        complete = len(tokens) == meta["tokens"] == starts[-1]
+        cache.check_whole(directory, tokens, meta["crc32"], complete)
     return TokenStream(directory, meta, tokens, starts)
 
 
