@@ -299,16 +299,6 @@ class Preprocessing:
             raise ConfigError(f"the preprocessing of the run has no {missing[0]!r}")
         return cls(**{name: entry[name] for name in names})
 
-    def check_same(self, other, what="the checkpoint"):
-        """Raises `ConfigError` where `other`, of `what`, differs in a field."""
-        for field in dataclasses.fields(self):
-            here, there = getattr(self, field.name), getattr(other, field.name)
-            if here != there:
-                raise ConfigError(
-                    f"{what} has {field.name} {there!r}, and here it is {here!r}; a"
-                    " model takes what it was trained on"
-                )
-
 
 def detrend(waveform):
     """[T, C] less its least-squares line in each component."""
