@@ -42,6 +42,8 @@ class Reader:
         missing: "zeros" or "copy" of another one, for components that are not there.
         split_by: "file": the splits that the folder states, and by event where it
             states none. "event": by event in any case.
+        label: column of the metadata of a SeisBench folder that tells the class of a
+            trace; None reads none.
 
     Raises:
         ConfigError: fields out of range.
@@ -54,6 +56,7 @@ class Reader:
     sampling_rate: float | None = None
     missing: str = "zeros"
     split_by: str = "file"
+    label: str | None = None
 
     def __post_init__(self):
         errors = [
@@ -231,9 +234,14 @@ class SeismicFolder(builder.ArrayRecordBuilder):
         return builder.LocalInfo(
             builder=self,
             description=self.builder_config.description,
-            features=seismic_records.features(),
+            features=seismic_records.features(**self._more()),
             disable_shuffling=True,
         )
+
+    def _more(self):
+        """Features that not every folder has."""
+        labeled = self.builder_config.reader.label is not None
+        return {"label": tfds.features.Text()} if labeled else {}
 
     def _split_generators(self, dl_manager):
         sizes = self.builder_config.folder.splits(self.builder_config.reader.split_by)
@@ -272,7 +280,9 @@ def _record(trace, reader):
             reason = first_line(error)
     nothing = np.zeros((0, len(COMPONENTS)), np.float32)
     name = f"{trace.where}: {reason}"
-    return seismic_records.record(nothing, 1.0, name, "", ""), trace.where, reason
+    known = {} if reader.label is None else {"label": ""}
+    record = seismic_records.record(nothing, 1.0, name, "", "", **known)
+    return record, trace.where, reason
 
 
 def prepare_folder(
@@ -303,12 +313,20 @@ def prepare_folder(
                 f"{path} is in SeisBench's format, and reader inventory is for miniSEED"
                 " alone; leave it out, and give reader sensitivity if it is in counts"
             )
-        folder = seisbench.scan(path)
+        folder = seisbench.scan(path, reader.label)
     else:
+        if reader.label is not None:
+            raise ConfigError(
+                f"{path} is a folder of miniSEED, which has no column {reader.label};"
+                " reader label is for SeisBench's format"
+            )
         folder = miniseed.scan(path, reader.inventory, *policy)
     for where, unit in folder.units:
         check_unit(where, unit, reader)
-    fields = json.dumps(dataclasses.asdict(reader), sort_keys=True)
+    given = dataclasses.asdict(reader)
+    if reader.label is None:  # the name is that from before there were labels
+        del given["label"]
+    fields = json.dumps(given, sort_keys=True)
     digest = hashlib.sha256(f"{folder.digest} {fields}".encode()).hexdigest()[:16]
     config = FolderConfig(
         name=digest,

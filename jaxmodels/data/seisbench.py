@@ -57,6 +57,7 @@ class Row(NamedTuple):
         rate: Hz, NaN where the trace has none of its own.
         p_sample, s_sample: `NO_ARRIVAL` where there is none.
         magnitude, distance: NaN where unknown.
+        label: the class, "" where there is none.
     """
 
     key: str
@@ -72,6 +73,7 @@ class Row(NamedTuple):
     s_sample: float
     magnitude: float
     distance: float
+    label: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +104,13 @@ class SeisBenchFolder:
         where: the folder, for messages.
         chunks: its pairs of files.
         digest: hash of the metadata, and of size and time of the waveforms.
+        label: column of the metadata that tells the class of a trace; None for none.
     """
 
     where: str
     chunks: tuple[Chunk, ...]
     digest: str
+    label: str | None = None
 
     @property
     def units(self):
@@ -116,7 +120,7 @@ class SeisBenchFolder:
     @functools.cached_property
     def _rows(self):
         """Rows of each chunk."""
-        rows = [read_metadata(chunk.metadata) for chunk in self.chunks]
+        rows = [read_metadata(chunk.metadata, self.label) for chunk in self.chunks]
         nameless = sum(not row.source_id for chunk in rows for row in chunk)
         if nameless:
             logging.warning(
@@ -162,7 +166,7 @@ class SeisBenchFolder:
                 continue
             with _open(h5py, chunk.waveforms) as file:
                 for key, members in blocks.items():
-                    yield from _block(file, chunk, key, members)
+                    yield from _block(file, chunk, key, members, self.label)
 
 
 def _open(h5py, path):
@@ -172,7 +176,7 @@ def _open(h5py, path):
         raise ConfigError(f"{path} cannot be read as HDF5: {error}") from error
 
 
-def _block(file, chunk, key, rows):
+def _block(file, chunk, key, rows, label=None):
     """Yields the traces that lie in one array of a file, which is read once."""
     try:
         values = file["data"][key][()]
@@ -183,6 +187,7 @@ def _block(file, chunk, key, rows):
     for row in rows:
         where = f"{chunk.waveforms}: {row.name}"
         try:
+            check_part(row.part, values.shape)
             waveform = values[row.part]
         except IndexError as error:
             yield Trace(where, {}, first_line(error))
@@ -208,6 +213,8 @@ def _block(file, chunk, key, rows):
             "magnitude": row.magnitude,
             "distance": row.distance,
         }
+        if label is not None:
+            fields["label"] = row.label
         yield Trace(where, fields)
 
 
@@ -226,8 +233,28 @@ def _parse_index(word):
     return numbers[0] if len(numbers) == 1 else slice(*numbers)
 
 
-def read_metadata(path):
+def check_part(part, shape):
+    """Raises `IndexError` where slices end outside of an array, or hold nothing.
+
+    Of what lies outside, a slice would be silent: the trace would just be shorter.
+    """
+    for axis, (index, size) in enumerate(zip(part, shape, strict=False)):
+        if not isinstance(index, slice):
+            continue
+        if max(index.start or 0, index.stop or 0) > size:
+            raise IndexError(
+                f"part {index.start}:{index.stop} is out of bounds for axis {axis} with"
+                f" size {size}"
+            )
+        if not len(range(*index.indices(size))):
+            raise IndexError(f"part {index.start}:{index.stop} of axis {axis} is empty")
+
+
+def read_metadata(path, label=None):
     """The `Row`s of a metadata file, in its order.
+
+    Args:
+        label: column of the classes, or None.
 
     Raises:
         ConfigError: it cannot be read, or a line is not as it should be; names it.
@@ -236,14 +263,15 @@ def read_metadata(path):
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = csv.reader(file)
             columns = {name: place for place, name in enumerate(next(lines, []))}
-            if "trace_name" not in columns:
-                raise ConfigError(f"{path} has no column trace_name")
+            for needed in ("trace_name", *([label] if label else ())):
+                if needed not in columns:
+                    raise ConfigError(f"{path} has no column {needed}")
             picks = [
                 [f"trace_{phase}_arrival_sample" for phase in phases]
                 for phases in (P_PHASES, S_PHASES)
             ]
             return [
-                _row(path, number, line, columns, picks)
+                _row(path, number, line, columns, picks, label)
                 for number, line in enumerate(lines, 2)
                 if line
             ]
@@ -251,7 +279,7 @@ def read_metadata(path):
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
-def _row(path, number, line, columns, picks):
+def _row(path, number, line, columns, picks, label):
     def text(*names):
         for name in names:
             place = columns.get(name, len(line))
@@ -286,13 +314,17 @@ def _row(path, number, line, columns, picks):
             s_sample=first(picks[1]),
             magnitude=value(*MAGNITUDES),
             distance=value(*DISTANCES),
+            label=text(label) if label else "",
         )
     except (ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"{path}, line {number}: {error}") from error
 
 
-def scan(path):
+def scan(path, label=None):
     """Looks at the files of a folder; the waveforms are not read.
+
+    Args:
+        label: column of the metadata that tells the class of a trace; None for none.
 
     Raises:
         ConfigError: a file is missing or cannot be read.
@@ -317,7 +349,7 @@ def scan(path):
         chunks.append(_chunk(metadata, waveforms))
     if not chunks:
         raise ConfigError(f"{path} has no metadata*.csv")
-    return SeisBenchFolder(str(path), tuple(chunks), digest.hexdigest()[:16])
+    return SeisBenchFolder(str(path), tuple(chunks), digest.hexdigest()[:16], label)
 
 
 def _chunk(metadata, waveforms):

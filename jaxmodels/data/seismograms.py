@@ -66,7 +66,19 @@ def s_minus_p(distance, velocity_ratio=VELOCITY_RATIO):
     return 1e3 * distance / SHEAR_VELOCITY * (1 - 1 / velocity_ratio)
 
 
-def seismogram(rng, source, distance, *, kappa, p_time, seconds, sampling_rate):
+def seismogram(
+    rng,
+    source,
+    distance,
+    *,
+    kappa,
+    p_time,
+    seconds,
+    sampling_rate,
+    arrivals=None,
+    site=None,
+    ratio_spread=0.02,
+):
     """The motion at one station, without noise.
 
     Args:
@@ -76,6 +88,10 @@ def seismogram(rng, source, distance, *, kappa, p_time, seconds, sampling_rate):
         kappa: of the site, s.
         p_time: of P after the first sample, s.
         seconds, sampling_rate: of the record.
+        arrivals: in the place of `scattered_arrivals`.
+        site: (rng, frequency [F]) -> [2, F], what comes on top of the logarithm of the
+            vertical and the horizontal site; nothing when omitted.
+        ratio_spread: standard deviation of the logarithm of the velocity ratio.
 
     Returns:
         float64 [T, 3] in m/s^2, and the samples at which P and S begin; nothing moves
@@ -83,12 +99,12 @@ def seismogram(rng, source, distance, *, kappa, p_time, seconds, sampling_rate):
     """
     length = round(seconds * sampling_rate)
     padded = scipy.fft.next_fast_len(length + round(PADDING * sampling_rate), real=True)
-    velocity_ratio = VELOCITY_RATIO * math.exp(0.02 * rng.standard_normal())
+    velocity_ratio = VELOCITY_RATIO * math.exp(ratio_spread * rng.standard_normal())
     p_sample = round(p_time * sampling_rate)
     s_time = p_time + s_minus_p(distance, velocity_ratio)
     s_sample = round(s_time * sampling_rate)
-    spectra = _pulse_spectra(rng, source, distance, kappa, padded, sampling_rate)
-    trains = _arrivals(
+    spectra = _pulse_spectra(rng, source, distance, kappa, padded, sampling_rate, site)
+    trains = (arrivals or scattered_arrivals)(
         rng, source, distance, p_sample, s_sample, length, padded, sampling_rate
     )
     # Wave kinds add up; each component has its own site.
@@ -128,7 +144,7 @@ def _plateau(source, distance, wave):
     return scale * source.moment * spreading, source.corner_frequency * ratio
 
 
-def _pulse_spectra(rng, source, distance, kappa, padded, sampling_rate):
+def _pulse_spectra(rng, source, distance, kappa, padded, sampling_rate, site):
     """Spectra of the pulse of P, S and coda in vertical, radial and transverse.
 
     Returns:
@@ -139,6 +155,9 @@ def _pulse_spectra(rng, source, distance, kappa, padded, sampling_rate):
     horizontal = np.interp(log_frequency, SITE_KNOTS, knots[0] + SITE_GAIN)
     # A vertical site is weaker, and partly the same.
     vertical = np.interp(log_frequency, SITE_KNOTS, 0.4 * knots[0] + 0.4 * knots[1])
+    if site is not None:
+        more = site(rng, frequency)
+        vertical, horizontal = vertical + more[0], horizontal + more[1]
     seconds = 1e3 * distance / SHEAR_VELOCITY
     log_spectra = np.empty((3, 2, len(frequency)))
     # Q of P is taken as that of S, over a shorter time; scattered waves of the coda
@@ -185,7 +204,7 @@ def minimum_phase(log_amplitude, length):
     return np.exp(scipy.fft.rfft(cepstrum))
 
 
-def _envelope_times(rng, count, duration):
+def envelope_times(rng, count, duration):
     """Times whose density is Saragoni and Hart's envelope, s.
 
     w(t) = t^b exp(-c t / t_end), largest at `ENVELOPE_PEAK` t_end and there 1 over
@@ -197,7 +216,7 @@ def _envelope_times(rng, count, duration):
     return rng.gamma(power + 1, 2 * duration * peak / power, count)
 
 
-def _arrivals(rng, source, distance, p, s, length, padded, sampling_rate):
+def scattered_arrivals(rng, source, distance, p, s, length, padded, sampling_rate):
     """When each wave comes and how it is polarized.
 
     Args:
@@ -217,7 +236,7 @@ def _arrivals(rng, source, distance, p, s, length, padded, sampling_rate):
     tilt = incidence + 0.5 * spread * rng.standard_normal(len(delay))
     aside = 0.3 * spread * rng.standard_normal(len(delay))
     polarization = [np.cos(tilt), np.sin(tilt), aside]
-    _put(trains[0], p + delay * sampling_rate, size * np.stack(polarization), length)
+    put(trains[0], p + delay * sampling_rate, size * np.stack(polarization), length)
     # S: across the ray, at an angle that the source sets for the direct wave.
     delay, size = _scattered(rng, duration)
     spread = np.minimum(delay / duration, 1)
@@ -225,7 +244,7 @@ def _arrivals(rng, source, distance, p, s, length, padded, sampling_rate):
     tilt = incidence + 0.4 * spread * rng.standard_normal(len(delay))
     across = np.cos(angle)
     polarization = [-across * np.sin(tilt), across * np.cos(tilt), np.sin(angle)]
-    _put(trains[1], s + delay * sampling_rate, size * np.stack(polarization), length)
+    put(trains[1], s + delay * sampling_rate, size * np.stack(polarization), length)
     # Coda: from everywhere, falling off with the time since the origin.
     left = (length - s) / sampling_rate
     delay = rng.uniform(0, left, rng.poisson(ARRIVALS_PER_SECOND * left))
@@ -234,7 +253,7 @@ def _arrivals(rng, source, distance, p, s, length, padded, sampling_rate):
     share = 0.25 * math.exp(0.4 * rng.standard_normal())
     size = share * falling / math.sqrt(ARRIVALS_PER_SECOND * duration)
     isotropic = rng.standard_normal((3, len(delay)))
-    _put(trains[2], s + delay * sampling_rate, size * isotropic, length)
+    put(trains[2], s + delay * sampling_rate, size * isotropic, length)
     return trains
 
 
@@ -245,7 +264,7 @@ def _scattered(rng, duration):
     that the shaking comes in bursts, as it does.
     """
     count = 1 + rng.poisson(ARRIVALS_PER_SECOND * max(duration, 0.5))
-    delay = np.concatenate([[0.0], _envelope_times(rng, count, duration)])
+    delay = np.concatenate([[0.0], envelope_times(rng, count, duration)])
     size = rng.standard_normal(count + 1)
     size *= np.exp(0.4 * rng.standard_normal(count + 1))
     direct = math.sqrt(rng.uniform(0.01, 0.08))
@@ -254,7 +273,7 @@ def _scattered(rng, duration):
     return delay, size
 
 
-def _put(train, place, values, length):
+def put(train, place, values, length):
     """Adds values [3, K] to a train [3, padded] at the nearest samples below length."""
     place = np.rint(place).astype(np.int64)
     kept = place < length

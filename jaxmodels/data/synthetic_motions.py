@@ -13,10 +13,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from jaxmodels.data import builder, seismic_records, seismograms, text
+from jaxmodels.data import builder, local_waves, seismic_records, seismograms, text
 from jaxmodels.train.errors import ConfigError
 
 P_SHARE = (0.18, 0.22)  # where P lies in a record
+WAVES = ("usual", "varied")
+FADING = 2.0  # seconds over which a record without noise ends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,10 @@ class SyntheticMotions:
         stress_drop: median in bar.
         regions: (Q at 1 Hz, kappa in s) of the regions that events fall in; two regions
             make two classes of events that differ in attenuation alone.
-        noise: mean and standard deviation of log10 of the noise in m/s^2 (rms).
+        noise: mean and standard deviation of log10 of the noise in m/s^2 (rms). None:
+            there is none, nothing moves before P, and the record fades out, for noise
+            and instruments that are drawn each time a window is seen.
+        waves: "usual", or "varied" as those of `local_waves`, for pickers.
         seed: of all draws.
 
     Raises:
@@ -50,14 +55,17 @@ class SyntheticMotions:
     distance: tuple[float, float] = (8.0, 120.0)
     stress_drop: float = 50.0
     regions: tuple[tuple[float, float], ...] = ((180.0, 0.03),)
-    noise: tuple[float, float] = (-4.0, 0.6)
+    noise: tuple[float, float] | None = (-4.0, 0.6)
+    waves: str = "usual"
     seed: int = 0
 
     def __post_init__(self):
         for name in ("seconds", "sampling_rate", "stress_drop"):
             object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("magnitude", "distance", "noise"):
-            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+            pair = getattr(self, name)
+            if pair is not None:
+                object.__setattr__(self, name, tuple(map(float, pair)))
         regions = tuple(tuple(map(float, region)) for region in self.regions)
         object.__setattr__(self, "regions", regions)
         errors = [
@@ -74,6 +82,8 @@ class SyntheticMotions:
             low, high = getattr(self, name)
             if not least <= low <= high:
                 errors.append(f"{name} {low, high} must rise from {least:g} or more")
+        if self.waves not in WAVES:
+            errors.append(f"waves {self.waves!r} are none of {', '.join(WAVES)}")
         if not self.regions or min(map(min, self.regions)) <= 0:
             errors.append(f"regions {self.regions} must be pairs of positive numbers")
         latest = P_SHARE[1] * self.seconds + seismograms.s_minus_p(self.distance[1])
@@ -106,8 +116,8 @@ def draw_record(options, event, station):
     Returns:
         A dict: waveform float32 [T, 3] in m/s^2; p_sample, s_sample: the samples at
         which P and S begin; source_id, station, name; magnitude, distance (km),
-        stress_drop (bar), corner_frequency (Hz), q0, kappa (s), snr (dB), region,
-        sampling_rate.
+        stress_drop (bar), corner_frequency (Hz), q0, kappa (s), snr (dB, infinite
+        without noise), region, sampling_rate.
     """
     source = draw_source(options, event)
     rng = np.random.default_rng([options.seed, event, station])
@@ -122,13 +132,12 @@ def draw_record(options, event, station):
         p_time=p_time,
         seconds=options.seconds,
         sampling_rate=options.sampling_rate,
+        **_waves(options),
     )
-    level = 10 ** (options.noise[0] + options.noise[1] * rng.standard_normal())
-    noise = seismograms.draw_noise(rng, len(motion), options.sampling_rate, level)
-    power = np.mean(np.square(motion[p_sample:])) / np.mean(np.square(noise))
+    motion, snr = _with_noise(rng, motion, p_sample, options)
     source_id = f"synthetic-{options.seed}-{event}"
     return {
-        "waveform": (motion + noise).astype(np.float32),
+        "waveform": motion.astype(np.float32),
         "sampling_rate": options.sampling_rate,
         "p_sample": float(p_sample),
         "s_sample": float(s_sample),
@@ -141,9 +150,33 @@ def draw_record(options, event, station):
         "corner_frequency": source.corner_frequency,
         "q0": source.q0,
         "kappa": kappa,
-        "snr": 10 * math.log10(power),
+        "snr": snr,
         "region": source.region,
     }
+
+
+def _waves(options):
+    """What `seismograms.seismogram` takes for the waves of the options."""
+    if options.waves == "usual":
+        return {}
+    return {
+        "arrivals": local_waves.varied_arrivals,
+        "site": local_waves.resonances,
+        "ratio_spread": local_waves.VARIED_VELOCITY_RATIO,
+    }
+
+
+def _with_noise(rng, motion, p_sample, options):
+    """A motion [T, 3] as it is recorded, and its signal-to-noise ratio in dB."""
+    if options.noise is None:
+        length = min(round(FADING * options.sampling_rate), len(motion))
+        fading = 0.5 + 0.5 * np.cos(np.pi * np.arange(length) / length)
+        motion[len(motion) - length :] *= fading[:, None]
+        return motion, math.inf
+    level = 10 ** (options.noise[0] + options.noise[1] * rng.standard_normal())
+    noise = seismograms.draw_noise(rng, len(motion), options.sampling_rate, level)
+    power = np.mean(np.square(motion[p_sample:])) / np.mean(np.square(noise))
+    return motion + noise, 10 * math.log10(power)
 
 
 def event_numbers(options):
@@ -214,7 +247,10 @@ def prepare_synthetic(options, data_dir=None):
     Raises:
         ConfigError, StorageError: see `builder.prepare`.
     """
-    fields = json.dumps(dataclasses.asdict(options), sort_keys=True)
+    given = dataclasses.asdict(options)
+    if given["waves"] == "usual":  # the name is that from before there was a choice
+        del given["waves"]
+    fields = json.dumps(given, sort_keys=True)
     config = SyntheticConfig(
         name=hashlib.sha256(fields.encode()).hexdigest()[:16],
         version=SyntheticMotionsBuilder.VERSION,

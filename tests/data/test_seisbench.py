@@ -290,6 +290,8 @@ def test_bad_traces_may_be_left_out(tmp_path):
     [
         ([row("lost")], "waveforms.hdf5, data/lost: "),
         ([row("a$7")], "waveforms.hdf5: a.7: index 7 is out of bounds"),
+        ([row("a$:3,:61")], "a.:3,:61: part None:61 is out of bounds for axis 1 with"),
+        ([row("a$:3,7:7")], "a.:3,7:7: part 7:7 of axis 1 is empty"),
         ([row("a$x")], "metadata.csv, line 2: invalid literal"),
         ([row("a$0")], r"shape \(60,\) at 20.0 Hz is no trace"),
         ([row("a", trace_p_arrival_sample="soon")], "line 2: could not convert"),
@@ -316,3 +318,15 @@ def test_missing_or_damaged_files_are_named(tmp_path, block):
         Reader(missing="x")
     with pytest.raises(ConfigError, match="sensitivity -1.0 must be greater than 0"):
         Reader(sensitivity=-1.0)
+
+
+def test_a_column_of_labels_is_read_where_it_is_asked_for(tmp_path):
+    rows = [row("a", mood="calm"), row("b", mood="")]
+    folder = write_set(tmp_path / "set", rows, {"a": samples(0), "b": samples(1)})
+    assert [one["label"] for one in read(folder, label="mood")] == [b"calm", b""]
+    assert "label" not in read(folder)[0]
+    with pytest.raises(ConfigError, match="metadata.csv has no column nerve"):
+        read(folder, label="nerve")
+    (tmp_path / "files").mkdir()
+    with pytest.raises(ConfigError, match="is a folder of miniSEED, which has no col"):
+        read(tmp_path / "files", label="mood")

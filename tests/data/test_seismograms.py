@@ -119,7 +119,7 @@ def test_peak_accelerations_have_the_right_order():
 
 def test_arrivals_follow_the_envelope_of_saragoni_and_hart():
     duration = 3.0
-    times = seismograms._envelope_times(np.random.default_rng(0), 50_000, duration)
+    times = seismograms.envelope_times(np.random.default_rng(0), 50_000, duration)
     # w(t) = t^b exp(-c t / end) with its peak at 0.2 end, and 0.05 of it at the end.
     end, grid = 2 * duration, np.linspace(1e-6, 8 * duration, 20_000)
     power = -0.2 * np.log(0.05) / (1 + 0.2 * (np.log(0.2) - 1))
