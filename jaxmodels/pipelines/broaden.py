@@ -27,6 +27,7 @@ from jaxmodels.pipelines import (
     broaden_model,
     broaden_records,
     broaden_units,
+    record_paths,
 )
 from jaxmodels.pipelines import broaden_formats as formats
 from jaxmodels.pipelines.generate import Parser
@@ -294,7 +295,7 @@ def _records(names, tag):
     paths = []
     for name in files:
         try:
-            found, passed, below = broaden_records.find(name)
+            found, passed, below = record_paths.find(name)
         except ConfigError as error:
             yield name, error
             continue

@@ -4,8 +4,6 @@ Files of one component each, as SAC files are, are put together by network, stat
 location, channel and time.
 """
 
-import pathlib
-
 import numpy as np
 
 from jaxmodels.pipelines import broaden_formats as formats
@@ -18,39 +16,6 @@ from jaxmodels.pipelines.broaden_formats import (
     time_text,
 )
 from jaxmodels.train.errors import ConfigError
-
-NO_RECORDS = (".txt", ".md", ".json", ".csv", ".xml", ".png", ".pdf", ".log", ".py")
-
-
-def find(name):
-    """The files of a file or folder.
-
-    Of a folder those are passed over that are hidden or, by their suffix, no records,
-    and the folders in it.
-
-    Returns:
-        Paths, how many files are passed over, and how many folders.
-
-    Raises:
-        ConfigError: a folder holds nothing.
-    """
-    path = pathlib.Path(name)
-    if not path.is_dir():
-        return [path], 0, 0
-    entries = sorted(path.iterdir())
-    files = [entry for entry in entries if entry.is_file()]
-    below = sum(entry.is_dir() and entry.name[0] != "." for entry in entries)
-    kept = [
-        file
-        for file in files
-        if file.name[0] != "." and file.suffix.lower() not in NO_RECORDS
-    ]
-    if not kept:
-        deeper = ", and the folders in it are not searched" if below else ""
-        raise ConfigError(
-            f"the folder {name} holds no records{deeper}; name one that does"
-        )
-    return kept, len(files) - len(kept), below
 
 
 def read(paths, tag=None):

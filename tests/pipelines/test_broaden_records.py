@@ -234,21 +234,6 @@ def test_a_broken_npz_file_is_an_error(tmp_path):
     assert "cannot be read: it is no NPZ file" in error(path)
 
 
-def test_of_a_folder_records_are_taken_in_order_and_other_files_left(tmp_path):
-    for name in ("b.npz", "a.mseed", "readme.txt", ".hidden", "x.json", "plain"):
-        (tmp_path / name).write_text("")
-    (tmp_path / "empty").mkdir()
-    found, passed, below = broaden_records.find(tmp_path)
-    assert [path.name for path in found] == ["a.mseed", "b.npz", "plain"]
-    assert (passed, below) == (3, 1)
-    assert broaden_records.find("other.sac")[1:] == (0, 0)
-    with pytest.raises(ConfigError, match="holds no records; name one that does"):
-        broaden_records.find(tmp_path / "empty")
-    (tmp_path / "empty" / "deep").mkdir()
-    with pytest.raises(ConfigError, match="the folders in it are not searched"):
-        broaden_records.find(tmp_path / "empty")
-
-
 def sac(path, idep=None, scale=0.1):
     from obspy.core.util.attribdict import AttribDict
 
