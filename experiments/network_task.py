@@ -23,9 +23,11 @@ def task_of(config, model, inputs, loss, summarize=metrics.means, renew=None):
         inputs: arrays that `model.init` takes after the rng; zeros will do.
         loss: (apply, batch, rng, *, train) -> loss, metrics; `apply(*arrays,
             **keywords)` calls the model with its variables and the key of its dropout.
+            A loss with a keyword `step` gets the number of the update too.
         summarize: accumulated metrics -> name to float.
         renew: (collections, step) -> collections, before an update; none when omitted.
     """
+    told_step = "step" in inspect.signature(loss).parameters
     fields = dict(config.optimizer)
     shared = {name: fields.pop(name) for name in TASK_FIELDS if name in fields}
 
@@ -41,7 +43,8 @@ def task_of(config, model, inputs, loss, summarize=metrics.means, renew=None):
             variables = {"params": params["model"], **own}
             return model.apply(variables, *arrays, **keywords, rngs={"dropout": rng})
 
-        value, values = loss(apply, batch, rng, train=train)
+        more = {"step": step} if told_step else {}
+        value, values = loss(apply, batch, rng, train=train, **more)
         return value, (values, {"model": own})
 
     return task.from_losses(
@@ -85,9 +88,14 @@ def check_data(config, function, needed, elsewhere=()):
 
 def check_fields(path, section, module):
     """Holds a section against the fields of a dataclass or a module."""
+    return settings.check_names(path, section, *fields_of(module))
+
+
+def fields_of(module):
+    """Names of the fields of a dataclass or a module, and of those to be given."""
     fields = [f for f in dataclasses.fields(module) if f.name not in ("parent", "name")]
     needed = [field.name for field in fields if field.default is dataclasses.MISSING]
-    return settings.check_names(path, section, [field.name for field in fields], needed)
+    return [field.name for field in fields], needed
 
 
 def check_model(make_model, config):

@@ -30,6 +30,8 @@ SECTIONS = {
     "limits": ConfigDict,
     "mesh": ConfigDict,
 }
+# A run to start from, for experiments that name in `PRETRAINED` what they take of it.
+OPTIONAL = {"pretrained": str}
 _COUNT, _WHOLE, _SIZE = (1, math.inf), (0, math.inf), (0.0, math.inf)
 _POSITIVE = (math.ulp(0.0), math.inf)
 _BELOW_ONE = (0.0, math.nextafter(1.0, 0.0))
@@ -62,6 +64,20 @@ RANGES = {
     "amplitude_scale": _SIZE,
     "sampling_rate": _POSITIVE,
     "num_records": _COUNT,
+    "num_samples": _COUNT,
+    "num_train": _COUNT,
+    "num_negatives": _COUNT,
+    "temperature": _POSITIVE,
+    "diversity_weight": _SIZE,
+    "gumbel_start": _POSITIVE,
+    "gumbel_end": _POSITIVE,
+    "gumbel_decay": (math.ulp(0.0), 1.0),
+    "mask_prob": (0.0, 1.0),
+    "mask_channel_prob": (0.0, 1.0),
+    "feature_mask_prob": (0.0, 1.0),
+    "dropout": _BELOW_ONE,
+    "feature_dropout": _BELOW_ONE,
+    "share": (0.0, 1.0),
     "microbatches": _COUNT,
     "nonfinite_in_a_row": _COUNT,
     "nonfinite_per_thousand": (1, 1000),
@@ -85,6 +101,11 @@ def load_experiment(arguments):
     if not _missing(config) and config.experiment in experiments():
         module = importlib.import_module(f"experiments.{config.experiment}")
         errors += module.check(config)
+        if config.get("pretrained") and not hasattr(module, "PRETRAINED"):
+            errors.append(
+                f"experiment {config.experiment} takes no pretrained modules; "
+                "start from all weights of a run with --init_from"
+            )
     if errors:
         raise ConfigError("\n".join(f"{arguments.source}: {line}" for line in errors))
     return module
@@ -129,12 +150,16 @@ def _check_sections(config):
         kind = SECTIONS[name]
         what = "section" if kind is ConfigDict else f"field of type {kind.__name__}"
         lines.append(f"the config has no {what} {name!r}")
+    known = {**SECTIONS, **OPTIONAL}
     for name in config:
-        if name not in SECTIONS:
+        if name not in known:
             lines.append(
-                f"{name!r} is no section{nearest(name, SECTIONS)}; "
-                f"the sections are {', '.join(SECTIONS)}"
+                f"{name!r} is no section{nearest(name, known)}; "
+                f"the sections are {', '.join(known)}"
             )
+    for name, kind in OPTIONAL.items():
+        if name in config and config.get_type(name) is not kind:
+            lines.append(f"{name} {config[name]!r} is no {kind.__name__}")
     return lines
 
 

@@ -8,6 +8,7 @@ import sys
 
 from experiments import command_line, settings, workdir
 from experiments.command_line import Flag
+from jaxmodels.train.errors import ConfigError
 
 
 def parse_init_from(text):
@@ -58,9 +59,27 @@ def main(argv=None):
     return command_line.run(train, FLAGS, argv, doc=__doc__)
 
 
+def start_of(init_from, config, experiment):
+    """What `loop.fit` starts from: --init_from, or the modules of `pretrained`.
+
+    Raises:
+        ConfigError: both are given.
+    """
+    folder = config.get("pretrained")
+    if not folder:
+        return init_from
+    if init_from:
+        raise ConfigError(
+            f"--init_from={init_from[0]} and --config.pretrained={folder} are both "
+            f"given; drop one: pretrained takes {', '.join(experiment.PRETRAINED)}"
+        )
+    return folder, experiment.PRETRAINED
+
+
 def train(arguments):
     config, flags = arguments.config, arguments.flags
     experiment = settings.load_experiment(arguments)
+    init_from = start_of(flags["init_from"], config, experiment)
     workdir.check(flags["workdir"], config)
     # Imported late: a mistake in the command line shows at once.
     import jax
@@ -68,7 +87,7 @@ def train(arguments):
     from experiments import launch
     from jaxmodels.train import loop
 
-    facts = {"init_from": flags["init_from"]}
+    facts = {"init_from": init_from}
     task, data, mesh = launch.start(arguments, experiment, facts)
     if jax.process_index() == 0:
         workdir.write_config(flags["workdir"], config)
@@ -85,7 +104,7 @@ def train(arguments):
         limits=loop.Limits(**config.limits),
         num_threads=config.data.get("num_threads", 2),
         num_workers=config.data.get("num_workers", 0),
-        init_from=flags["init_from"],
+        init_from=init_from,
         profile_steps=flags["profile_steps"],
     )
     if jax.process_index() == 0:

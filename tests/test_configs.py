@@ -32,6 +32,24 @@ COUNTS = {
     "configs/performer/summarization.py:small": 13_562_880,
     "configs/performer/summarization.py:medium": 64_903_168,
     "configs/performer/summarization.py:large": 469_716_992,
+    "configs/seismic/contrastive.py:tiny": 260_784,
+    "configs/seismic/contrastive.py:small": 3_575_904,
+    "configs/seismic/contrastive.py:base": 11_324_960,
+    "configs/seismic/contrastive.py:large": 54_509_600,
+    "configs/seismic/contrastive.py:seislm": 11_359_568,  # as SeisLM-base
+    "configs/seismic/event_classification.py:tiny": 265_682,
+    "configs/seismic/event_classification.py:base": 11_033_890,
+    "configs/seismic/masked.py:tiny": 224_060,
+    "configs/seismic/masked.py:base": 6_045_548,
+    "configs/seismic/masked.py:large": 11_822_540,
+    "configs/seismic/phase_picking.py:tiny": 259_667,
+    "configs/seismic/phase_picking.py:small": 3_564_963,
+    "configs/seismic/phase_picking.py:base": 10_975_203,
+    "configs/seismic/phase_picking.py:seislm": 11_012_371,
+    "configs/seismic/phase_picking.py:masked_tiny": 233_075,
+    "configs/seismic/phase_picking.py:masked_base": 6_070_691,
+    "configs/seismic/phase_picking.py:masked_large": 11_847_683,
+    "configs/seismic/phase_picking.py:streaming": 140_339,
     "configs/seismic/signal_dit.py:tiny": 854_270,
     "configs/seismic/signal_dit.py:seed": 12_860_566,
     "configs/seismic/signal_dit.py:seed_literal": 12_770_266,
@@ -39,7 +57,8 @@ COUNTS = {
     "configs/seismic/signal_dit.py:large": 28_397_630,
 }
 # What makes the data of a tiny config smaller still, where that takes long to make.
-SMALLER = {"configs/seismic/signal_dit.py": ["--config.data.synthetic.num_records=64"]}
+FEW = ["--config.data.synthetic.num_records=64"]
+SMALLER = {path: FEW for path in FILES if path.startswith("configs/seismic/")}
 
 
 def load(path, size, *words):

@@ -152,14 +152,15 @@ def fit(
         keep: newest checkpoints that stay.
         limits: when to give up.
         num_threads, num_workers: threads, or processes, that read batches.
-        init_from: (folder of another run, names of networks or None for all).
+        init_from: (folder of another run, names of networks or None for all); a name
+            may be "network/module", and then that module has to be the same one there.
         profile_steps: (first, last) updates to trace into `workdir/profile`.
         rules: parameter sharding by path.
         quiet: no progress on the console.
 
     Raises:
         ConfigError: the checkpoint does not fit the task, or the run to start from was
-            trained on another preprocessing.
+            trained on another preprocessing or other modules.
         DivergedError: more refused updates than `limits` allow.
         StorageError: the last state could not be saved, or none could be read.
         Preempted: the machine asked to stop; the state is saved.
@@ -177,7 +178,9 @@ def fit(
         stops = stack.enter_context(StopRequests())
         jitted = programs(task, mesh, rules)
         checkpoints = _open_checkpoints(stack, workdir, keep, data.preprocessing)
-        state, notes = _first_state(jitted, checkpoints, init_rng, init_from, data)
+        state, notes = _first_state(
+            jitted, checkpoints, init_rng, init_from, task, data
+        )
         first = int(state.step)
         progress = Progress(
             num_steps, first, unit=data.unit, quiet=quiet or jax.process_index() > 0
@@ -286,7 +289,7 @@ def _open_checkpoints(stack, workdir, keep, preprocessing):
     return stack.enter_context(contextlib.closing(saver))
 
 
-def _first_state(jitted, checkpoints, rng, init_from, data):
+def _first_state(jitted, checkpoints, rng, init_from, task, data):
     """The restored state or a new one, and lines that say which."""
     state = checkpoints.restore(jitted.target) if checkpoints else None
     if state is not None:
@@ -296,5 +299,7 @@ def _first_state(jitted, checkpoints, rng, init_from, data):
         return state, []
     folder, networks = init_from
     model_file.check_shared(folder, data.preprocessing, data.shared)
+    if modules := [name for name in networks or () if "/" in name]:
+        model_file.check_modules(folder, task.networks, modules)
     state, lines = checkpoint.init_from(folder, state, networks)
     return state, [f"parameters from {folder}", *lines]

@@ -28,6 +28,9 @@ FILE = "model.json"
 PACKAGE = "jaxmodels.models"
 CLASS = re.compile(r"([a-z][a-z0-9_]*)\.([A-Za-z][A-Za-z0-9_]*)", re.ASCII)
 NOT_STORED = ("parent", "name")  # what Linen adds to the fields of every module
+# Fields in which modules of the same weights may differ: how, not what, they compute.
+FREE_FIELDS = ("dtype", "remat", "chunk_size")
+FREE_ENDINGS = ("dropout",)
 
 
 def write(workdir, networks, preprocessing):
@@ -144,6 +147,54 @@ def check_shared(workdir, preprocessing, names):
                 f"init_from: {name} is {there} in {workdir} and {here} here; "
                 f"start from a run with the same {name}"
             )
+
+
+def check_modules(workdir, networks, names):
+    """Checks that modules of another run are those of this one, in all fields.
+
+    Fields of which no output of a trained module depends (`FREE_FIELDS`, dropout) may
+    differ.
+
+    Args:
+        workdir: folder of the other run.
+        networks: {name: linen module} of this run.
+        names: "network/field", for modules that are fields of networks.
+
+    Raises:
+        ConfigError: one differs or is missing, or there is no such run.
+    """
+    others, _ = read(workdir)
+    for name in names:
+        network, _, field = name.partition("/")
+        own = getattr(networks[network], field)
+        other = getattr(others.get(network), field, None)
+        if not isinstance(other, nn.Module):
+            raise ConfigError(
+                f"the run in {workdir} has no {name}; start from one that has"
+            )
+        ours, theirs = (
+            dict(_flat_fields(_encode(module, None, name))) for module in (own, other)
+        )
+        for path in sorted(ours.keys() | theirs.keys()):
+            here, there = (found.get(path, "absent") for found in (ours, theirs))
+            if here != there:
+                raise ConfigError(
+                    f"{name}{path} is {there!r} in {workdir} and {here!r} here; "
+                    "give both the same"
+                )
+
+
+def _flat_fields(value, path=""):
+    """(path, value) of all that is stored of a module and has to agree."""
+    if not isinstance(value, dict):
+        yield path, value
+        return
+    if value.keys() == {"class", "fields"}:
+        yield f"{path}.class", value["class"]
+        value = value["fields"]
+    for name, one in value.items():
+        if name not in FREE_FIELDS and not name.endswith(FREE_ENDINGS):
+            yield from _flat_fields(one, f"{path}.{name}")
 
 
 def _entry(preprocessing, name):

@@ -88,6 +88,7 @@ def make_optimizer(
     clip_norm=0.0,
     b1=0.9,
     b2=0.999,
+    freeze=(),
 ):
     """A named optax optimizer with schedule, gradient clipping and decay mask.
 
@@ -100,9 +101,12 @@ def make_optimizer(
         clip_norm: largest global gradient norm; 0 clips nothing.
         b1, b2: decay of the first and second moment; Muon's momentum is `b1`,
             Adafactor's moments follow its own schedule.
+        freeze: outermost modules that stay as they are, by name; their gradients count
+            for no norm that is clipped.
 
     Raises:
-        ValueError: an unknown name or schedule, or a warm-up as long as the run.
+        ValueError: an unknown name or schedule, a warm-up as long as the run, or, from
+            the optimizer, no module of a name in `freeze`.
     """
     rate = make_schedule(
         learning_rate,
@@ -135,6 +139,25 @@ def make_optimizer(
         )
     else:
         raise ValueError(f"optimizer {name!r} is none of {', '.join(NAMES)}")
-    if not clip_norm:
-        return transform
-    return optax.chain(optax.clip_by_global_norm(clip_norm), transform)
+    if clip_norm:
+        transform = optax.chain(optax.clip_by_global_norm(clip_norm), transform)
+    return _except_frozen(transform, freeze) if freeze else transform
+
+
+def _except_frozen(transform, freeze):
+    """`transform` for all but the outermost modules that `freeze` names."""
+
+    def labels(params):
+        if unknown := sorted(set(freeze) - set(params)):
+            raise ValueError(
+                f"freeze names {unknown[0]!r}; the modules are {', '.join(params)}"
+            )
+        kinds = {name: "frozen" if name in freeze else "trained" for name in params}
+        return {
+            name: jax.tree.map(lambda _, kind=kind: kind, params[name])
+            for name, kind in kinds.items()
+        }
+
+    return optax.partition(
+        {"trained": transform, "frozen": optax.set_to_zero()}, labels
+    )

@@ -14,7 +14,8 @@ def curves(records, baselines=None, *, title="", log_x=False):
     """Train values faint and smoothed, evaluations as points, baselines as lines.
 
     There is a panel for each metric named `loss` (or `network/loss`) and for each that
-    a baseline belongs to.
+    a baseline belongs to. What is only evaluated and named after such a metric, as
+    "mean_loss" after "loss", is a baseline that is measured anew each time.
 
     Args:
         records: lines of `metrics.jsonl`: `step`, `split`, then values, None where a
@@ -29,7 +30,10 @@ def curves(records, baselines=None, *, title="", log_x=False):
     """
     baselines = dict(baselines or {})
     series = _series(records)
-    metrics = dict.fromkeys(metric for _, metric in series if metric not in baselines)
+    names = [metric for _, metric in series if metric not in baselines]
+    measured = _measured(series, names)
+    baselines |= {name: series["eval", name][1][-1] for name in measured}
+    metrics = dict.fromkeys(name for name in names if name not in measured)
     owned = {metric: _owned(metric, metrics, baselines) for metric in metrics}
     panels = [m for m in metrics if m.split("/")[-1] == "loss"]
     panels += [m for m in metrics if owned[m] and m not in panels]
@@ -60,6 +64,16 @@ def _series(records):
     return {
         key: (np.array(steps), np.array(values, float))
         for key, (steps, values) in series.items()
+    }
+
+
+def _measured(series, names):
+    """What is only evaluated, and named after a metric that is trained."""
+    trained = [name for name in names if ("train", name) in series]
+    return {
+        name
+        for name in names
+        if name not in trained and any(name.endswith(f"_{one}") for one in trained)
     }
 
 

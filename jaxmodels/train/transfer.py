@@ -59,17 +59,19 @@ def init_from(workdir, state, networks=None):
     Args:
         workdir: folder of the other run, or of a packaged model.
         state: `TrainState` of arrays.
-        networks: names; those that both runs have when omitted.
+        networks: names; those that both runs have when omitted. "network/module" takes
+            one module of a network, all of it.
 
     Returns:
         The state, each leaf placed as before, and a list of lines about what did not
         match.
 
     Raises:
-        ConfigError: there is no checkpoint, no such network, or nothing matches.
+        ConfigError: there is no checkpoint, no such network, nothing matches, or a
+            module that is named is another one there.
         StorageError: no checkpoint can be restored.
     """
-    if unknown := sorted(set(networks or ()) - set(state.params)):
+    if unknown := sorted(set(_roots(networks) or ()) - set(state.params)):
         raise ConfigError(
             f"init_from: this model has no network {unknown[0]!r}; "
             f"it has {', '.join(sorted(state.params))}"
@@ -79,7 +81,7 @@ def init_from(workdir, state, networks=None):
             {"params": params, **state.collections.get(network, {})}
         )
         for network, params in state.params.items()
-        if networks is None or network in networks
+        if networks is None or network in _roots(networks)
     }
 
     def choose(record):
@@ -165,31 +167,55 @@ def _networks(record, networks, workdir):
 
 def _match(own, record, networks, workdir):
     """What agrees, {(network, path): (name in the checkpoint, leaf)}, and what not."""
-    held = _networks(record, networks, workdir)
+    held = _networks(record, _roots(networks), workdir)
     matched, lines = {}, []
+    broken: list[str] = []
     for network in sorted(own.keys() ^ held.keys()):
         lines.append(f"{network}: {_unmatched(network in own, workdir)}")
     for network in sorted(own.keys() & held.keys()):
-        ours, theirs = own[network], held[network]
+        # What is named by its modules has to match; what is named whole may.
+        told = lines if networks is None or network in networks else broken
+        ours, theirs = (
+            _named(network, parts[network], networks) for parts in (own, held)
+        )
         for path in sorted(ours.keys() | theirs.keys()):
             name = f"{network}/{path.removeprefix('params/')}"
             if path not in ours or path not in theirs:
-                lines.append(f"{name}: {_unmatched(path in ours, workdir)}")
+                told.append(f"{name}: {_unmatched(path in ours, workdir)}")
                 continue
             source, entry = theirs[path]
             wants, holds = stored.describe(ours[path]), stored.describe(entry)
             if wants == holds:
                 matched[network, path] = source, ours[path]
             else:
-                lines.append(
+                told.append(
                     f"{name}: the model wants {wants}, {workdir} holds {holds}; "
                     "starts anew"
                 )
+    if broken:
+        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        raise ConfigError(
+            f"{', '.join(networks)} are not those of {workdir}: {broken[0]}{more}; "
+            "give both runs the same fields of them"
+        )
     if not matched:
         raise ConfigError(
             f"nothing in {workdir} matches this model: {'; '.join(lines[:5])}"
         )
     return matched, lines
+
+
+def _roots(networks):
+    """The networks of a choice, or None: "model" of "model/encoder"."""
+    return networks and [name.split("/")[0] for name in networks]
+
+
+def _named(network, parts, networks):
+    """Of {"params/...": value}, what a choice of networks and modules names."""
+    if networks is None or network in networks:
+        return parts
+    modules = {name.split("/")[1] for name in networks if name.split("/")[0] == network}
+    return {path: x for path, x in parts.items() if path.split("/")[1] in modules}
 
 
 def _unmatched(missing, workdir):

@@ -1,4 +1,5 @@
 import pytest
+from ml_collections.config_dict import placeholder
 
 from experiments import settings
 from experiments.command_line import Arguments
@@ -121,3 +122,19 @@ def test_several_optimizers_are_checked_one_by_one(parts):
         parts.optimizer = dict(generator=one, discriminator=one | dict(name="sgd"))
     (line,) = settings.check(parts)
     assert line.startswith("optimizer.discriminator.name 'sgd' is none of adamw")
+
+
+def test_pretrained_is_text_and_for_experiments_that_take_modules(parts, tmp_path):
+    with parts.unlocked():
+        parts.pretrained = placeholder(str)
+    assert settings.check(parts) == []
+    arguments = Arguments(parts, "small.py", None, {}, ())
+    settings.load_experiment(arguments)
+    parts.pretrained = "runs/other"
+    message = "small.py: experiment performer_lm takes no pretrained modules; .*--init"
+    with pytest.raises(ConfigError, match=message):
+        settings.load_experiment(arguments)
+    with parts.unlocked():
+        del parts["pretrained"]
+        parts.pretrained = 3
+    assert settings.check(parts) == ["pretrained 3 is no str"]

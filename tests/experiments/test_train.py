@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
 from experiments import config_file, evaluate, launch, train
+from jaxmodels.train.errors import ConfigError
 
 
 def lines(folder, split):
@@ -81,6 +83,17 @@ def test_the_parts_of_init_from_and_profile_steps():
             train.parse_profile_steps(text)
     with pytest.raises(ValueError, match="such as runs/lm:model"):
         train.parse_init_from("runs/lm:")
+
+
+def test_a_run_starts_from_a_flag_or_from_the_config_and_not_from_both():
+    experiment = types.SimpleNamespace(PRETRAINED=("model/encoder",))
+    given = ("runs/a", None)
+    assert train.start_of(given, {}, experiment) == given
+    assert train.start_of(None, {"pretrained": None}, experiment) is None
+    config = {"pretrained": "runs/b"}
+    assert train.start_of(None, config, experiment) == ("runs/b", ("model/encoder",))
+    with pytest.raises(ConfigError, match="pretrained=runs/b are both given; drop one"):
+        train.start_of(given, config, experiment)
 
 
 def test_processes_agree_on_config_code_and_versions(parts, tmp_path, monkeypatch):

@@ -265,6 +265,16 @@ def test_a_baseline_goes_to_the_longest_metric_that_ends_its_name():
     assert "chance 3" in [line.get_label() for line in second.lines]
 
 
+def test_what_is_only_evaluated_and_named_after_a_metric_is_a_line_of_its_panel():
+    records = [{"step": step, "split": "train", "loss": 1.0} for step in (1, 2, 3)]
+    values = {"loss": 0.9, "mean_loss": 0.8, "accuracy": 0.5}
+    records += [{"step": 3, "split": "eval", **values}]
+    records += [{"step": 4, "split": "eval", **values, "mean_loss": 0.7}]
+    (axes,) = plot.curves(records).axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["train", "held out, last 0.9", "mean 0.7"]
+
+
 def test_the_image_is_drawn_without_global_state(tmp_path):
     import matplotlib.pyplot
 

@@ -337,3 +337,29 @@ def test_entries_to_share_with_another_run_are_compared(tmp_path):
         model_file.check_shared(tmp_path, own | {"noise": "edm"}, names)
     with pytest.raises(ConfigError, match="there is no model.json in "):
         model_file.check_shared(tmp_path / "nowhere", own, names)
+
+
+def test_modules_of_another_run_have_to_have_the_same_fields(sample, tmp_path):
+    def model(width=3, outer=7, **fields):
+        encoder = sample.Encoder(width=width, **fields)
+        return {"model": sample.Sample(width=outer, encoder=encoder)}
+
+    names = ("model/encoder",)
+    model_file.write(tmp_path, model(), {})
+    # Fields of the network itself may differ.
+    model_file.check_modules(tmp_path, model(outer=9), names)
+    message = f"model/encoder.width is 3 in {tmp_path} and 4 here; give both the same"
+    with pytest.raises(ConfigError, match=message):
+        model_file.check_modules(tmp_path, model(width=4), names)
+    with pytest.raises(ConfigError, match="model/encoder.scale is 1.0 in "):
+        model_file.check_modules(tmp_path, model(scale=2.0), names)
+    other = {"model": sample.Sample(width=7, encoder=sample.Sample(width=3))}
+    with pytest.raises(ConfigError, match="model/encoder.class is 'sample.Encoder'"):
+        model_file.check_modules(tmp_path, other, names)
+
+
+def test_a_run_without_the_module_is_nothing_to_take_it_from(sample, tmp_path):
+    model_file.write(tmp_path, {"model": sample.Sample(width=1)}, {})
+    own = {"model": sample.Sample(width=1, encoder=sample.Encoder(width=1))}
+    with pytest.raises(ConfigError, match="has no model/encoder; start from one that"):
+        model_file.check_modules(tmp_path, own, ("model/encoder",))

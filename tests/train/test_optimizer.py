@@ -94,3 +94,26 @@ def test_wrong_names_and_warm_ups_are_errors():
         optimizer.make_schedule(1e-3, 10, schedule="cosin")
     with pytest.raises(ValueError, match=r"warmup_steps 10 must lie in \[0, num_steps"):
         optimizer.make_schedule(1e-3, 10, warmup_steps=10)
+
+
+@pytest.mark.parametrize("name", optimizer.NAMES)
+def test_frozen_modules_stay_and_count_for_no_norm(name):
+    fields = dict(schedule="constant", weight_decay=0.5, clip_norm=1.0)
+    transform = optimizer.make_optimizer(name, 0.1, 10, **fields, freeze=("embed",))
+    alone = optimizer.make_optimizer(name, 0.1, 10, **fields)
+    grads = jax.tree.map(lambda x: 0.01 * x, PARAMS)
+    grads["embed"] = jax.tree.map(lambda x: 1e6 * x, PARAMS["embed"])
+    updates, _ = transform.update(grads, transform.init(PARAMS), PARAMS)
+    assert not updates.pop("embed")["embedding"].any()
+    rest = {"layers": PARAMS["layers"]}
+    wanted, _ = alone.update({"layers": grads["layers"]}, alone.init(rest), rest)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates, wanted
+    )
+
+
+def test_a_frozen_module_that_is_not_there_is_an_error():
+    transform = optimizer.make_optimizer("adamw", 0.1, 10, freeze=("encoder",))
+    message = "freeze names 'encoder'; the modules are embed, layers"
+    with pytest.raises(ValueError, match=message):
+        transform.init(PARAMS)
