@@ -6,15 +6,21 @@ INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 # One entry per program and per machine type; small programs are not worth a file.
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
+# On Linux, large arrays in large pages: a training step of many of them takes up to a
+# quarter less time.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 DEMO := runs/demo
 BROADEN := runs/broaden
+PICKER := runs/picker
 
-.PHONY: help demo broaden test test-slow test-parity benchmarks notebooks lint format clean
+.PHONY: help demo broaden picker test test-slow test-parity benchmarks notebooks lint format clean
 
 help:
 	@echo "make demo         train the tiny Performer language model, sample from it"
 	@echo "make broaden      train the broadening model that comes with the package"
+	@echo "make picker       train the phase picker that comes with the package; PICKS= and"
+	@echo "                  NOISE= name real records (results/phase_picking/README.md)"
 	@echo "make test         the tests (about 12 minutes on two cores)"
 	@echo "make test-slow    soaks and sweeps"
 	@echo "make test-parity  comparisons with other implementations (installs torch)"
@@ -35,6 +41,20 @@ broaden: $(VENV)/.test
 		"4,000 synthetic records (jaxmodels.data.synthetic_motions, seed 0) and no real one"
 	$(RUN) -m jaxmodels.pipelines.broaden ridgecrest napa --output $(BROADEN)/example
 
+picker: $(VENV)/.test
+	@test -n "$(PICKS)" -a -n "$(NOISE)" || { echo "make picker PICKS=FOLDER NOISE=FILE: \
+	picked records in SeisBench's format and real noise; see results/phase_picking/README.md"; exit 2; }
+	$(RUN) -m experiments.train --config=configs/seismic/phase_picking.py:tiny --workdir=$(PICKER) \
+		--config.data.num_samples=3072 --config.data.highpass=1.0 \
+		--config.data.synthetic.num_records=8000 --config.data.noise.dataset=$(NOISE) \
+		--config.data.second.dataset=$(PICKS) --config.data.second.share=0.25 \
+		--config.num_steps=3000 --config.optimizer.warmup_steps=200 \
+		--config.optimizer.ema_decay=0.998
+	$(RUN) -m jaxmodels.pipelines.pick_package $(PICKER) jaxmodels/pretrained/picker \
+		--card jaxmodels/pretrained/picker/card.md --P_threshold 0.3 --S_threshold 0.3 --trained_on \
+		"8,000 synthetic local earthquakes (jaxmodels.data.synthetic_motions), 76 real ones of Northern California and real noise"
+	$(RUN) -m jaxmodels.pipelines.pick --example --output $(PICKER)/example
+
 test: $(VENV)/.test
 	$(RUN) -m pytest -n 2 -q
 
@@ -49,6 +69,8 @@ benchmarks: $(VENV)/.parity
 	$(RUN) -m experiments.benchmarks.training_step --output results/training_step
 	$(RUN) -m experiments.benchmarks.decoding --output results/decoding
 	$(RUN) -m experiments.benchmarks.signal_dit --output results/signal_dit_speed
+	$(RUN) -m experiments.benchmarks.mlstm --output results/mlstm
+	$(RUN) -m experiments.benchmarks.picking --output results/picking_speed
 
 notebooks: $(VENV)/.notebooks
 	$(RUN) notebooks/run.py
