@@ -29,9 +29,8 @@ LOSS_FIELDS = (
     "gumbel_start",
     "gumbel_end",
     "gumbel_schedule",
+    "gumbel_decay",
 )
-# Of the schedule "exponential", a step; may be left out.
-OPTIONS, DECAY = ("gumbel_decay",), 0.999995
 PARTS = ("encoder", "backbone", "quantizer", "projection_dim", "feature_dropout")
 SHARES, CHOSEN = "code_shares", "chosen_codes"
 
@@ -157,7 +156,7 @@ def temperature(step, config):
         start=fields.gumbel_start,
         end=fields.gumbel_end,
         schedule=fields.gumbel_schedule,
-        decay=fields.get("gumbel_decay", DECAY),
+        decay=fields.gumbel_decay,
     )
 
 
@@ -203,8 +202,7 @@ def check(config):
             GumbelVectorQuantizer,
             elsewhere=seismic_networks.SHARED,
         )
-    known = (*LOSS_FIELDS, *OPTIONS)
-    lines += settings.check_names("loss", config.loss, known, LOSS_FIELDS)
+    lines += settings.check_names("loss", config.loss, LOSS_FIELDS, LOSS_FIELDS)
     lines += seismic_networks.check_data(config, waveforms.waveform_data)
     if lines:
         return lines
@@ -219,8 +217,17 @@ def check(config):
 
 def _check_choices(config):
     choices = {"perplexity_over": contrastive.FRAMES, "gumbel_schedule": SCHEDULES}
-    return [
+    lines = [
         f"loss.{name} {config.loss[name]!r} is none of {', '.join(known)}"
         for name, known in choices.items()
         if config.loss[name] not in known
     ]
+    if not lines:
+        try:
+            temperature(0, config)
+        except ValueError as error:
+            lines.append(f"loss.gumbel_...: {error}")
+    for name in ("temperature", "num_negatives"):
+        if not config.loss[name] > 0:
+            lines.append(f"loss.{name} {config.loss[name]} must be above 0")
+    return lines

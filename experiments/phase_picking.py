@@ -12,6 +12,8 @@ from jaxmodels.models.streaming_picker import StreamingPicker
 
 PRETRAINED = seismic_networks.PRETRAINED
 LOSS_FIELDS = ("feature_mask_prob", "feature_mask_length")
+# Columns of the encoder's frames, as SeisLM hides them; none where they are left out.
+OPTIONS = ("mask_channel_prob", "mask_channel_length")
 TOLERANCES = (0.1, 0.5)  # s
 # Of the kind "picker": `head` has the other fields of `PhasePicker`.
 PARTS = ("kind", "encoder", "backbone", "head")
@@ -45,17 +47,15 @@ def make_task(config):
 
     "p_hit_0.5" is the share of the windows with a P in which the largest probability
     of P lies within 0.5 s of it. In training, spans of the encoder's frames are hidden
-    from the backbone (`loss.feature_mask_prob`).
+    from the backbone (`loss.feature_mask_prob`), and columns of them set to 0
+    (`loss.mask_channel_prob`).
     """
     model = make_model(config)
-    hides = config.loss.feature_mask_prob > 0 and config.model.kind == "picker"
 
     def loss(apply, batch, rng, *, train):
         more = {}
-        if train and hides:
-            rows, samples, _ = batch["inputs"].shape
-            frames = model.encoder.num_frames(samples)
-            more["span_mask"] = mask_spans(rng, rows, frames, **spans(config))
+        if train and config.model.kind == "picker":
+            more = draw_masks(rng, config, model, batch["inputs"])
         logits = apply(batch["inputs"], train=train, **more)
         weights = batch["weights"]
         total = jnp.sum(picking_loss(logits, batch["targets"], weights))
@@ -65,6 +65,29 @@ def make_task(config):
 
     inputs = [seismic_networks.waveforms(config)]
     return network_task.task_of(config, model, inputs, loss)
+
+
+def draw_masks(rng, config, model, waveform):
+    """The frames and the channels to hide in training: keywords of the model."""
+    rows, samples, _ = waveform.shape
+    masks = {}
+    if config.loss.feature_mask_prob > 0:
+        frames = model.encoder.num_frames(samples)
+        masks["span_mask"] = mask_spans(rng, rows, frames, **spans(config))
+    if channels := channel_spans(config):
+        rng = jax.random.fold_in(rng, 1)
+        width = model.encoder.embed_dim
+        masks["channel_mask"] = mask_spans(rng, rows, width, **channels)
+    return masks
+
+
+def channel_spans(config):
+    """What `mask_spans` is told of the channels to hide, a dict; empty for none."""
+    fields = config.loss
+    prob, length = (fields.get(name, 0) for name in OPTIONS)
+    if not prob:
+        return {}
+    return dict(rule="wav2vec2", mask_prob=prob, mask_length=length)
 
 
 def spans(config):
@@ -118,7 +141,8 @@ def abstract_batch(config):
 def check(config):
     """What is wrong with the config for this experiment, one line each."""
     lines = _check_model(config)
-    lines += settings.check_names("loss", config.loss, LOSS_FIELDS, LOSS_FIELDS)
+    known = (*LOSS_FIELDS, *OPTIONS)
+    lines += settings.check_names("loss", config.loss, known, LOSS_FIELDS)
     lines += seismic_networks.check_data(config, waveforms.pick_data)
     if lines:
         return lines
@@ -126,6 +150,8 @@ def check(config):
     picks = model is not None and config.model.kind == "picker"
     if picks and config.loss.feature_mask_prob > 0:
         lines += seismic_networks.check_spans(config, model.encoder, **spans(config))
+    if picks and (channels := channel_spans(config)):
+        lines += seismic_networks.check_channels(config, **channels)
     if config.model.kind == "streaming" and config.get("pretrained"):
         lines.append(
             "model.kind 'streaming' has no encoder and no backbone to start from "

@@ -5,9 +5,8 @@ python -m experiments.train --config=configs/seismic/contrastive.py:tiny \
 
 `tiny` learns windows of 10 s of synthetic records in minutes on two CPU cores. `small`,
 `base` and `large` have mLSTM U-Nets of 3.5, 10.7 and 53.9 M parameters; `seislm` is the
-transformer of SeisLM-base (Liu et al., 2024), 11,359,568 in all. `data.dataset` may be
-a folder of SeisBench files, and `data.second.dataset` another one. What is learned is
-the start of configs/seismic/phase_picking.py, with --config.pretrained=runs/c.
+transformer of SeisLM-base (Liu et al., 2024). `data.dataset` and `data.second.dataset`
+may be folders of SeisBench files. Pickers start from it: --config.pretrained=runs/c.
 """
 
 from ml_collections import ConfigDict
@@ -53,6 +52,7 @@ def get_config(size="base"):
     loss |= dict(mask_rule="wav2vec2", mask_prob=0.65, mask_length=10, min_masks=2)
     loss |= dict(mask_channel_prob=0.0, mask_channel_length=10, diversity_weight=0.1)
     loss |= dict(gumbel_schedule="cosine", gumbel_start=2.0, gumbel_end=0.5)
+    loss |= dict(gumbel_decay=0.999995)  # of gumbel_schedule "exponential", a step
     rate: dict = dict(learning_rate=learning_rate, weight_decay=0.0, clip_norm=1.0)
     rate |= dict(warmup_steps=num_steps // 5, schedule="cosine", end_fraction=0.0)
     nonfinite = dict(nonfinite_in_a_row=10, nonfinite_per_thousand=100)

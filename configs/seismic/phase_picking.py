@@ -3,11 +3,9 @@
 python -m experiments.train --config=configs/seismic/phase_picking.py:tiny \
   --workdir=runs/p --config.data.num_train=64 --config.pretrained=runs/c
 
-`pretrained` is a run of configs/seismic/contrastive.py of the same size and, for the
-sizes that begin with `masked_`, one of masked.py; without it, first weights are random.
-`streaming` sees nothing of the future and carries its state in steps of four samples.
-A folder of picked SeisBench records is `data.dataset`, or `data.second.dataset` beside
-synthetic ones; `data.noise.dataset` is one of real noise.
+`pretrained` is a run of contrastive.py of the same size, or of masked.py for the sizes
+that begin with `masked_`. `streaming` sees nothing of the future, four samples a step.
+`data.second` adds picked SeisBench records to synthetic ones, `data.noise` real noise.
 """
 
 from ml_collections import ConfigDict
@@ -16,6 +14,7 @@ from ml_collections.config_dict import placeholder
 UNET = dict(kind="unet", pools=(4, 4), expansion=1, bidirectional="fused")
 LAYERS = dict(kind="sequential", num_heads=4, bidirectional="fused", dropout=0.0)
 SEISLM = dict(kind="transformer", num_layers=6, num_heads=12, mlp_dim=3072, dropout=0.1)
+MASKS = dict(feature_mask_prob=0.2, feature_mask_length=10, mask_channel_prob=0.0)
 # Width of the frames and, unless masked, of the convolutions; backbone.
 SIZES: dict = {
     "tiny": (48, 48, UNET | dict(num_blocks=1)),
@@ -35,7 +34,8 @@ def get_config(size="base"):
     encoder: dict = dict(kind="bidir_autoreg", mask_token="learned", dropout=0.1)
     if width is not None:
         encoder = dict(kind="conv_down", conv_channels=(width,) * 2, dilation=1)
-        encoder |= dict(padding="valid" if size == "seislm" else "same")
+        padding = "valid" if size == "seislm" else "same"
+        encoder |= dict(padding=padding, feature_projection="dense")
     model: dict = dict(backbone, kind="streaming")
     if size != "streaming":
         model = dict(kind="picker", encoder=encoder, head=dict(head_channels=(32, 32)))
@@ -62,7 +62,7 @@ def get_config(size="base"):
             pretrained=placeholder(str),
             model=model | dict(dtype="float32" if tiny else "bfloat16"),
             data=source | signal | policy | dict(batch_size=16 if tiny else 128),
-            loss=dict(feature_mask_prob=0.2, feature_mask_length=10),
+            loss=MASKS | dict(mask_channel_length=10),
             optimizer=dict(name="adamw", microbatches=1, ema_decay=0.0) | rate,
             eval=dict(num_batches=16),
             num_steps=num_steps,

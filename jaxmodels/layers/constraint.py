@@ -12,3 +12,13 @@ def constrain(module, x, axes):
     if module.is_initializing():
         return x
     return nn.with_logical_constraint(x, axes)
+
+
+def whole(module, x):
+    """`constrain` for what goes into and comes out of a convolution, [B, T, D].
+
+    Every device holds the whole length. Cut over the axis "seq", on a mesh that has
+    the axis "model" as well, the gradient of a kernel came out of the partitioner
+    `model` times too large (jax 0.10.2).
+    """
+    return constrain(module, x, ("batch", None, None))

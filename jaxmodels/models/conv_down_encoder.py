@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers.constraint import constrain
+from jaxmodels.layers.constraint import constrain, whole
 from jaxmodels.layers.feed_forward import gelu_erf
 from jaxmodels.layers.normalization import LayerNorm
 from jaxmodels.models.encoder_output import EncoderOutput
@@ -44,7 +44,7 @@ class ConvFeatures(nn.Module):
     @nn.compact
     def __call__(self, waveform):
         """[B, N, C] to [B, T, F]."""
-        x = waveform.astype(self.dtype)
+        x = whole(self, waveform.astype(self.dtype))
         sides = _sides(self.kernel_size, self.dilation, self.padding)
         for i, (width, stride) in enumerate(
             zip(self.channels, self.strides, strict=True)
@@ -61,8 +61,9 @@ class ConvFeatures(nn.Module):
                 param_dtype=jnp.dtype(self.param_dtype),
                 name=f"conv_{i}",
             )(x)
+            x = whole(self, x)
             x = LayerNorm(name=f"norm_{i}", **_dtypes(self))(x)
-            x = gelu_erf(x)
+            x = whole(self, gelu_erf(x))
         return x
 
 
@@ -118,6 +119,13 @@ class ConvDownEncoderContrastive(nn.Module):
         return sum(
             offset * math.prod(self.strides[:i]) for i in range(len(self.strides))
         )
+
+    @property
+    def reach(self):
+        """Samples that a frame sees to the further side of its middle one."""
+        left, right = _sides(self.kernel_size, self.dilation, "same")
+        side = max(left, right)
+        return sum(side * math.prod(self.strides[:i]) for i in range(len(self.strides)))
 
     @nn.nowrap
     def num_frames(self, num_samples):

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers.constraint import constrain
+from jaxmodels.layers.constraint import constrain, whole
 from jaxmodels.models.encoder_output import EncoderOutput
 from jaxmodels.models.mlstm_backbones import SequentialMLSTM, directions, dtypes_of
 
@@ -79,6 +79,11 @@ class BidirAutoregEncoder(nn.Module):
         """Sample in the middle of the first frame; that of the next is `stride` on."""
         return 0.0
 
+    @property
+    def reach(self):
+        """Samples that a frame sees to either side of its middle one."""
+        return self.stride - 1
+
     @nn.nowrap
     def num_frames(self, num_samples):
         """T of a waveform of `num_samples`, at least 1."""
@@ -102,13 +107,13 @@ class BidirAutoregEncoder(nn.Module):
             ValueError: an array of another shape.
         """
         self._check(waveform, span_mask, channel_mask)
-        x = waveform.astype(self.dtype)
+        x = whole(self, waveform.astype(self.dtype))
         types: dict[str, Any] = jax.tree.map(jnp.dtype, dtypes_of(self))
         for i in range(LAYERS):
             conv = nn.Conv(
                 self.embed_dim, (3,), STRIDE, ((1, 1),), name=f"conv_{i}", **types
             )
-            x = jax.nn.relu(conv(x))
+            x = whole(self, jax.nn.relu(whole(self, conv(x))))
         tokens = nn.Dense(self.embed_dim, name="projection", **types)(x)
         tokens = constrain(self, tokens, FRAME_AXES)
         x = nn.Dropout(self.dropout, deterministic=not train)(tokens)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodels.layers.constraint import whole
 from jaxmodels.layers.heads import silence
 from jaxmodels.models.mlstm_backbones import dtypes_of
 from jaxmodels.models.waveform_conv import ConvBlock, activate, check_conv
@@ -140,13 +141,13 @@ class UpsampledConv(nn.Module):
         )
         before = self.kernel_size // 2
         x = jax.lax.conv_general_dilated(
-            waveform.astype(self.dtype),
+            whole(self, waveform.astype(self.dtype)),
             kernel[:, width:],
             window_strides=(1,),
             padding=((before, before),),
             dimension_numbers=("NWC", "WIO", "NWC"),
         )
-        x += self._spread(projected, waveform.shape[1])
+        x = whole(self, x) + self._spread(projected, waveform.shape[1])
         return x + bias.astype(self.dtype)
 
     def _spread(self, projected, samples):

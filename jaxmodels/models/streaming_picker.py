@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxmodels.layers.constraint import whole
 from jaxmodels.layers.feed_forward import gelu_erf
 from jaxmodels.layers.mlstm_block import MLSTMBlock
 from jaxmodels.layers.normalization import LayerNorm
@@ -235,7 +236,7 @@ class StreamingPicker(nn.Module):
 
     def _convolution(self, before, x, *, features, size, name, strides=1):
         """Returns the last inputs, for the frames that follow, and the outputs."""
-        x = jnp.concatenate([before.astype(x.dtype), x], axis=1)
+        x = whole(self, jnp.concatenate([before.astype(x.dtype), x], axis=1))
         out = nn.Conv(
             features,
             (size,),
@@ -245,7 +246,7 @@ class StreamingPicker(nn.Module):
             param_dtype=jnp.dtype(self.param_dtype),
             name=name,
         )(x)
-        return x[:, x.shape[1] - before.shape[1] :], out
+        return x[:, x.shape[1] - before.shape[1] :], whole(self, out)
 
     def _dense(self, features, name):
         dtype, param_dtype = jnp.dtype(self.dtype), jnp.dtype(self.param_dtype)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers.attention import Attention
-from jaxmodels.layers.constraint import constrain
+from jaxmodels.layers.constraint import constrain, whole
 from jaxmodels.layers.feed_forward import Mlp, gelu_erf
 from jaxmodels.layers.heads import head_width, silence
 from jaxmodels.layers.normalization import LayerNorm
@@ -54,13 +54,14 @@ class ConvPositions(nn.Module):
         kernel = direction * (gain / norm)[:, None, None]
         before = self.kernel_size // 2
         y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
+            whole(self, x.astype(self.dtype)),
             kernel.astype(self.dtype),
             window_strides=(1,),
             padding=((before, self.kernel_size - 1 - before),),
             dimension_numbers=("NWC", "WIO", "NWC"),
             feature_group_count=self.num_groups,
         )
+        y = whole(self, y)
         return x + gelu_erf(y + bias.astype(self.dtype))
 
 

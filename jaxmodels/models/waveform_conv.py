@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers import heads
+from jaxmodels.layers.constraint import whole
 from jaxmodels.layers.feed_forward import gelu_erf
 from jaxmodels.layers.normalization import LayerNorm
 from jaxmodels.models.mlstm_backbones import dtypes_of
@@ -87,7 +88,8 @@ class ConvBlock(nn.Module):
             dtype=jnp.dtype(self.dtype),
             param_dtype=jnp.dtype(self.param_dtype),
             name="conv",
-        )(heads.silence(x, mask))
+        )(whole(self, heads.silence(x, mask)))
+        x = whole(self, x)
         mask = None if mask is None else mask[:, :: self.strides]
         return activate(self, x, mask, train=train), mask
 

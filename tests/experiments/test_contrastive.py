@@ -77,6 +77,12 @@ def test_the_temperature_of_an_update_is_that_of_its_number(started, parts):
     assert abs(first["grad_norm"] / last["grad_norm"] - 1) > 1e-3
 
 
+def test_the_temperature_may_fall_by_a_factor_an_update(parts):
+    parts.loss.update(dict(gumbel_schedule="exponential", gumbel_decay=0.9))
+    found = [float(contrastive.temperature(n, parts)) for n in (0, 2, 99)]
+    assert found == pytest.approx([2.0, 2.0 * 0.81, 0.5])
+
+
 def test_channels_are_hidden_in_training_alone(started):
     changed = make_parts(
         **{"loss.mask_channel_prob": 0.5, "loss.mask_channel_length": 2}
@@ -128,6 +134,9 @@ def test_the_config_has_nothing_wrong(parts):
         ("loss.mask_channel_length", 9, "channels: mask_length 9 must be at least 1"),
         ("loss.perplexity_over", "all", "loss.perplexity_over 'all' is none of masked"),
         ("loss.gumbel_schedule", "sine", "'sine' is none of cosine, exponential"),
+        ("loss.gumbel_decay", 1.5, "decay 1.5 must be above 0 and at most 1"),
+        ("loss.temperature", 0.0, "loss.temperature 0.0 must be above 0"),
+        ("loss.num_negatives", 0, "loss.num_negatives 0 must be above 0"),
         ("data.normalization", "sdt", "data: normalization 'sdt' is none of std, peak"),
         ("data.nois", 1, "data.nois is no field of data (did you mean 'noise'?)"),
     ],

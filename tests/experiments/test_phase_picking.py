@@ -1,3 +1,4 @@
+import functools
 import math
 
 import chex
@@ -65,7 +66,7 @@ def test_hits_are_counted_over_the_arrivals_of_rows_with_weight(parts):
 
 
 def hit_shares(logits, batch, config):
-    totals = phase_picking.hits(logits, batch, config)
+    totals = jax.jit(lambda *x: phase_picking.hits(*x, config))(logits, batch)
     names = [f"{phase}_hit_{far}" for far in ("0.1", "0.5") for phase in "ps"]
     assert set(totals) == set(names)
     return [float(totals[name][0] / totals[name][1]) for name in names]
@@ -98,6 +99,21 @@ def test_frames_are_hidden_in_training_and_nowhere_else(started, monkeypatch):
     assert len(drawn) == 1
 
 
+def test_channels_are_hidden_where_the_loss_says_so(parts):
+    model, waveform = phase_picking.make_model(parts), jnp.zeros((3, 64, 3))
+    draw = functools.partial(phase_picking.draw_masks, jax.random.key(0))
+    assert set(draw(parts, model, waveform)) == {"span_mask"}
+    changes = {"feature_mask_prob": 0.0, "mask_channel_prob": 0.5}
+    parts.loss.update(changes | {"mask_channel_length": 2})
+    assert phase_picking.check(parts) == []
+    masks = draw(parts, model, waveform)
+    assert set(masks) == {"channel_mask"}
+    assert masks["channel_mask"].shape == (3, 8) and masks["channel_mask"].any()
+    parts.loss.mask_channel_length = 9
+    (line,) = phase_picking.check(parts)
+    assert "channels: mask_length 9 must be at least 1 and at most the 8" in line
+
+
 def test_the_baselines_are_those_of_a_random_sample(parts, monkeypatch):
     class Nothing:
         baselines: dict = {}
@@ -114,7 +130,9 @@ def test_the_baselines_are_those_of_a_random_sample(parts, monkeypatch):
     assert baselines["chance_s_hit_0.1"] == pytest.approx(21 / 1010)
 
 
-@pytest.mark.parametrize("source", ["contrastive", "masked"])
+@pytest.mark.parametrize(
+    "source", ["contrastive", pytest.param("masked", marks=pytest.mark.slow)]
+)
 def test_encoder_and_backbone_start_from_a_pretrained_run(source, tmp_path):
     experiment = {"contrastive": contrastive, "masked": masked}[source]
     pretraining = seismic_parts.load(source, {"loss.mask_length": 2})

@@ -5,15 +5,14 @@ import pytest
 import scipy.stats
 
 from jaxmodels.losses import contrastive
-from jaxmodels.losses.contrastive import (
-    code_shares,
-    code_usage,
-    diversity_loss,
-    perplexity,
-)
 from jaxmodels.train import metrics
 
 contrastive_loss = jax.jit(contrastive.contrastive_loss, static_argnames="temperature")
+code_shares = jax.jit(contrastive.code_shares, static_argnames="over")
+code_usage, diversity_loss, perplexity = map(
+    jax.jit,
+    (contrastive.code_usage, contrastive.diversity_loss, contrastive.perplexity),
+)
 sample_negatives = jax.jit(contrastive.sample_negatives, static_argnums=2)
 
 MASK = jnp.array(

@@ -3,7 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.losses.picking import pick_hits, picking_loss
+from jaxmodels.losses import picking
+
+picking_loss = jax.jit(picking.picking_loss)
+pick_hits = jax.jit(picking.pick_hits, static_argnums=(3, 4))
 
 
 def test_the_loss_is_the_soft_cross_entropy_by_hand():

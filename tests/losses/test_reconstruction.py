@@ -3,8 +3,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.losses import reconstruction as r
+from jaxmodels.losses import reconstruction
 
+
+class Compiled:
+    """The functions of the module, compiled as wholes and not one operation each."""
+
+    def __getattr__(self, name):
+        static = ("kind",) if name == "reconstruction_target" else ("size",)
+        function = getattr(reconstruction, name)
+        if name in ("patches", "normalized_patches", "reconstruction_target"):
+            return jax.jit(function, static_argnames=static)
+        return jax.jit(function)
+
+
+r = Compiled()
 WAVEFORM = jax.random.normal(jax.random.key(0), (2, 24, 3))
 
 

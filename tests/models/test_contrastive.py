@@ -1,3 +1,4 @@
+import functools
 import math
 
 import flax.linen as nn
@@ -97,14 +98,9 @@ def test_gradients_reach_the_encoder_and_the_codebook_through_the_targets():
 
 def test_training_draws_codes_and_drops_features_only_for_the_quantizer():
     model = pretrainer(feature_dropout=0.5)
-    found = model.apply(
-        VARIABLES,
-        WAVEFORM,
-        SPAN_MASK,
-        train=True,
-        rngs={"dropout": jax.random.key(3)},
-        **TRAINING,
-    )
+    train = jax.jit(functools.partial(model.apply, train=True))
+    rngs = {"dropout": jax.random.key(3)}
+    found = train(VARIABLES, WAVEFORM, SPAN_MASK, rngs=rngs, **TRAINING)
     plain = APPLY(VARIABLES, WAVEFORM, SPAN_MASK)
     # Compiled as a whole and one by one: the last bits differ.
     np.testing.assert_allclose(found.predicted, plain.predicted, rtol=1e-5, atol=1e-6)
@@ -138,6 +134,7 @@ def count(model, samples):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
 
 
+@pytest.mark.slow
 def test_the_base_size_has_as_many_parameters_as_seislm():
     model = ContrastivePretrainer(
         encoder=ConvDownEncoderContrastive(256),

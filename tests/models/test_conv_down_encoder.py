@@ -89,7 +89,7 @@ def test_a_frame_sees_the_samples_around_its_center(padding, dilation):
     slope = jax.jit(jax.grad(frame))(WAVEFORM)[0]
     seen = np.flatnonzero(np.abs(slope).max(axis=-1))
     assert seen.mean() == module.first_center + 2 * module.stride
-    assert seen.max() - seen.min() == 3 * 2 * dilation
+    assert seen.max() - seen.min() == 2 * module.reach == 3 * 2 * dilation
 
 
 def layer_norm(x, params):

@@ -92,7 +92,7 @@ def test_names_are_those_that_a_picker_starts_from():
 def test_zeros_stay_zeros_in_layers_without_biases_and_are_refused_there():
     layer = SequentialMLSTM(4, 1, "none", num_heads=2)
     x = jax.random.normal(jax.random.key(1), (1, 4, 4)).at[:, 1:3].set(0.0)
-    out = layer.apply(random_variables(layer, x), x)
+    out = jax.jit(layer.apply)(random_variables(layer, x), x)
     assert not out[:, 1:3].any() and out[:, ::3].all()
     encoder = BidirAutoregEncoder(4, mask_token="zero")
     for backbone in (layer, layer.clone(num_blocks=3), layer.clone(bidirectional=True)):

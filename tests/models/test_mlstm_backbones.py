@@ -50,12 +50,17 @@ def count(backbone):
 @pytest.mark.parametrize(
     "fields, both_ways, forward",
     [
-        (dict(embed_dim=64, expansion=2), 3_537_568, 1_719_632),
         (dict(embed_dim=256), 10_679_968, 5_209_168),
-        (dict(embed_dim=128, expansion=2), 13_694_112, 6_650_448),
-        (dict(embed_dim=256, expansion=2), 53_864_608, 26_145_872),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in (
+                (dict(embed_dim=64, expansion=2), 3_537_568, 1_719_632),
+                (dict(embed_dim=128, expansion=2), 13_694_112, 6_650_448),
+                (dict(embed_dim=256, expansion=2), 53_864_608, 26_145_872),
+            )
+        ),
     ],
-    ids=["small", "base", "wide", "large"],
+    ids=["base", "small", "wide", "large"],
 )
 def test_u_nets_have_the_weights_of_those_of_the_source(fields, both_ways, forward):
     assert count(MLSTMUNet(**fields)) == both_ways

@@ -151,10 +151,10 @@ def test_normalization_passes_no_gradient_and_the_parameters_get_one(
         return jnp.sum(jnp.square(PICKER.apply(variables, waveform)))
 
     grad = jax.jit(jax.grad(loss, argnums=(0, 1)))
-    d_variables, d_waveform = grad(variables, waveform)
+    d_variables, d_waveform = jax.device_get(grad(variables, waveform[:, :16]))
     np.testing.assert_array_equal(d_waveform, 0.0)
     for leaf in jax.tree.leaves(d_variables):
-        assert jnp.all(jnp.isfinite(leaf)) and jnp.any(leaf != 0)
+        assert np.all(np.isfinite(leaf)) and np.any(leaf != 0)
 
 
 def test_the_state_of_a_stream_does_not_grow(variables, waveform):
