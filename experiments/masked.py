@@ -143,7 +143,10 @@ def check(config):
 
 
 def _check_frames(config, encoder):
-    """A line where frames and patches of a window would not be as many."""
+    """A line where frames and patches of a window would not be as many, or not apart.
+
+    What a visible frame sees of a hidden one is no more than `scored_frames` assumes.
+    """
     samples, stride = config.data.num_samples, encoder.stride
     if samples % stride:
         return [
@@ -154,5 +157,11 @@ def _check_frames(config, encoder):
         return [
             f"model.encoder makes {encoder.num_frames(samples)} frames of {samples} "
             f"samples, and patches are {samples // stride}; set its padding to 'same'"
+        ]
+    if encoder.reach >= stride:
+        return [
+            f"model.encoder sees {encoder.reach} samples to a side of a frame, so that "
+            f"visible ones see through hidden ones of {stride}; set its kernel_size to "
+            "3 and its dilation to 1"
         ]
     return []

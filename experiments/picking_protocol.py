@@ -115,10 +115,14 @@ def summarize(answers, others):
 
 
 def _classes(given, tuned, task, positive, field, with_mcc=False):
-    """A row of scores for two classes, or None where the system has no score."""
+    """A row of scores for two classes.
+
+    None where the system has no score, or there are no windows of one of the classes:
+    real records often have no 30 s of noise before P.
+    """
     values, labels = _column(given, task, positive, field)
     known, classes = _column(tuned, task, positive, field)
-    if not values.size or not known.size:
+    if not all(len(set(one.tolist())) == 2 for one in (labels, classes)):
         return None
     threshold = detection.best_threshold(known, classes)
     counts = detection.confusion(values, labels, threshold)

@@ -17,19 +17,22 @@ def check_unseen(flags, name, about):
         name: of the model.
         about: what it says of its training.
     """
-    second = about.get("second") or {}
+    second, noise = about.get("second") or {}, about.get("noise") or {}
     trained = [
         (about.get("dataset"), about.get("splits", {}).get("train")),
-        (second.get("dataset"), second.get("train_split")),
+        (second.get("dataset"), second.get("train_split", "train")),
+        # Of these it saw what is before P.
+        (noise.get("dataset"), noise.get("train_split", "train")),
     ]
     for dataset, split in trained:
         if same_data(dataset, flags.dataset) and share_records(split, flags.split):
             raise ConfigError(
                 f"{name} was trained on split {split} of {dataset}; score it on another"
             )
-    noise = (about.get("noise") or {}).get("dataset")
-    if flags.noise is not None and same_data(noise, flags.noise):
-        raise ConfigError(f"{name} was trained on the noise of {noise}; give another")
+    if flags.noise is not None and same_data(noise.get("dataset"), flags.noise):
+        raise ConfigError(
+            f"{name} was trained on the noise of {flags.noise}; give another"
+        )
 
 
 def share_records(one, other):

@@ -23,7 +23,7 @@ class Candidates(NamedTuple):
     """Possible picks of one phase.
 
     Attributes:
-        times: [K] in seconds, rising.
+        times: [K] in seconds, in the order of their peaks.
         values: [K], the higher the surer.
         floors: [K], how far the curve falls between each and a higher one.
     """
@@ -79,7 +79,8 @@ class Probabilities:
         highest = np.argmax(padded)
         chosen = (padded[peaks] >= LOWEST) | (peaks == highest)
         peaks, depth = peaks[chosen], found["prominences"][chosen]
-        times = self.start + (peaks - 1) / self.sampling_rate
+        middles = [pick_peaks.middle(curve, peak - 1) for peak in peaks]
+        times = self.start + np.array(middles) / self.sampling_rate
         return Candidates(times, curve[peaks - 1], padded[peaks] - depth)
 
     def score(self, phase):

@@ -1,7 +1,7 @@
 """Scores trained pickers beside baselines on records whose arrivals are known.
 
   python -m experiments.picking_table --checkpoint mlstm=runs/picker --baselines \
-    --dataset ../shared/data/ncedc_picks --split dev --threshold_split train \
+    --dataset ./ncedc_picks --split dev --threshold_split train \
     --output results/phase_picking/ncedc
 
 Each record is given as a whole and in crops that begin at random (--crops, --seconds,

@@ -198,10 +198,10 @@ def targets(window, rng):
     """The windows of the protocol (Muenchmeyer et al., 2022) in one record.
 
     Task 1 has windows of 30 s: one with the first arrival at least 1 s from its ends,
-    and one of noise that ends before it; a record without arrivals gives noise. Task 2,
-    whose windows also serve for the onsets of task 3, has windows of 10 s that hold
-    one arrival at least 0.5 s from their ends and lie at least 0.5 s from any other.
-    Windows that do not fit into the record are left out.
+    and one of noise that ends at least 1 s before it; a record without arrivals gives
+    noise. Task 2, whose windows also serve for the onsets of task 3, has windows of
+    10 s that hold one arrival at least 0.5 s from their ends and lie at least 0.5 s
+    from any other. Windows that do not fit into the record are left out.
 
     Args:
         window: a record.
@@ -218,8 +218,10 @@ def targets(window, rng):
         start = _draw(rng, 0.0, window.seconds, DETECTION_SECONDS, first, MARGIN)
         if start is not None:
             found.append(Target(1, EARTHQUAKE, start, start + DETECTION_SECONDS))
-    if first >= DETECTION_SECONDS:
-        start = rng.uniform(0.0, first - DETECTION_SECONDS)
+    # What is before P is noise, but for the rise of its probability.
+    quiet = first - MARGIN if arrivals else first
+    if quiet >= DETECTION_SECONDS:
+        start = rng.uniform(0.0, quiet - DETECTION_SECONDS)
         found.append(Target(1, NOISE, start, start + DETECTION_SECONDS))
     for place, (onset, phase) in enumerate(arrivals):
         low = arrivals[place - 1][0] + PHASE_MARGIN if place else 0.0

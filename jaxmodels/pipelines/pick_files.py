@@ -10,6 +10,7 @@ import collections
 import glob
 import math
 import pathlib
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ BLOCK = 4 * 3600 * SECOND
 SMALL = 5_000_000  # samples of a file that is read as a whole
 HELD = 40_000_000  # samples of files that are kept for the next instrument
 EXAMPLE = "example"  # the record that ObsPy shows its users
+PACKED = (".gz", ".bz2", ".zip", ".tgz", ".tar")  # what ObsPy unpacks
 
 
 class Header(NamedTuple):
@@ -61,11 +63,13 @@ class Archive:
     Attributes:
         headers: {key: list of `Header`}.
         failures: lines about files that cannot be read.
+        damaged: lines about files of which a part cannot be read.
     """
 
     def __init__(self):
         self.headers: dict[tuple, list[Header]] = {}
         self.failures: list[str] = []
+        self.damaged: list[str] = []
         self._counts: dict[str, int] = {}
         self._partial: set[str] = set()
         self._held: collections.OrderedDict = collections.OrderedDict()
@@ -143,9 +147,9 @@ class Archive:
             # Of the channel any letters: those of a key are upper case.
             name = f"{'_'.join(key[:3])}_*"
             options = {"starttime": begin, "endtime": end, "sourcename": name}
-            return _obspy(path, **options)
+            return self._obspy(path, **options)
         if path not in self._held:
-            self._held[path] = _whole(path)
+            self._held[path] = self._whole(path)
             while len(self._held) > 1 and self._size() > HELD:
                 self._held.popitem(last=False)
         self._held.move_to_end(path)
@@ -157,18 +161,55 @@ class Archive:
     def _headers(self, path):
         if path != EXAMPLE and not pathlib.Path(path).is_file():
             raise ConfigError(f"there is no file {path}; check the name")
+        if path != EXAMPLE and not pathlib.Path(path).stat().st_size:
+            raise ConfigError(f"{path} cannot be read: it is empty")
         if path == EXAMPLE or pathlib.Path(path).suffix.lower() in (
             ".npz",
             *formats.ASDF_SUFFIXES,
         ):
-            self._held[path] = _whole(path)
+            self._held[path] = self._whole(path)
             return self._held[path]
-        stream = _obspy(path, headonly=True)
+        stream = self._obspy(path, headonly=True)
         if not len(stream):
             raise ConfigError(f"{path} holds no waveforms; name a file that does")
-        if all(getattr(t.stats, "_format", "") == "MSEED" for t in stream):
+        of_blocks = all(getattr(t.stats, "_format", "") == "MSEED" for t in stream)
+        if of_blocks and not _is_packed(path):
             self._partial.add(path)
+            length = min(trace.stats.mseed.record_length for trace in stream)
+            if pathlib.Path(path).stat().st_size % length:
+                self._tell(path, "it ends within a miniSEED record, or has other bytes")
         return stream
+
+    def _whole(self, path):
+        """All traces of a file."""
+        if path == EXAMPLE:
+            return optional("obspy").read()
+        suffix = pathlib.Path(path).suffix.lower()
+        if suffix == ".npz":
+            return _of_records(broaden_npz.read_npz(pathlib.Path(path)))
+        if suffix in formats.ASDF_SUFFIXES:
+            return _stream(trace[:7] for trace in formats.read_asdf(path, None))
+        return self._obspy(path)
+
+    def _obspy(self, path, **options):
+        obspy = optional("obspy")
+        try:
+            # ObsPy takes names for patterns.
+            name = glob.escape(str(path))
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                found = obspy.read(name, check_compression=_is_packed(path), **options)
+        except Exception as error:  # each format raises its own
+            reason = first_line(error).removesuffix(name).rstrip(" :")
+            raise ConfigError(f"{path} cannot be read: {reason}") from None
+        if caught:
+            self._tell(path, first_line(caught[0].message))
+        return found
+
+    def _tell(self, path, damage):
+        """Keeps one line about each file; ObsPy has one about each 128 bytes."""
+        if not any(line.startswith(f"{path}: ") for line in self.damaged):
+            self.damaged.append(f"{path}: {damage}; it is picked as far as it is read")
 
 
 def margin(window_seconds):
@@ -176,27 +217,8 @@ def margin(window_seconds):
     return math.ceil(2 * window_seconds + 4 * pick_segments.BRIDGED + 2) * SECOND
 
 
-def _obspy(path, **options):
-    obspy = optional("obspy")
-    try:
-        # ObsPy takes names for patterns.
-        name = glob.escape(str(path))
-        return obspy.read(name, check_compression=False, **options)
-    except Exception as error:  # each format raises its own
-        reason = first_line(error).removesuffix(name).rstrip(" :")
-        raise ConfigError(f"{path} cannot be read: {reason}") from None
-
-
-def _whole(path):
-    """All traces of a file."""
-    if path == EXAMPLE:
-        return optional("obspy").read()
-    suffix = pathlib.Path(path).suffix.lower()
-    if suffix == ".npz":
-        return _of_records(broaden_npz.read_npz(pathlib.Path(path)))
-    if suffix in formats.ASDF_SUFFIXES:
-        return _stream(trace[:7] for trace in formats.read_asdf(path, None))
-    return _obspy(path)
+def _is_packed(path):
+    return pathlib.Path(path).suffix.lower() in PACKED
 
 
 def _of_records(records):

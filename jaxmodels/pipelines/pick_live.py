@@ -241,6 +241,8 @@ def play(picker, flags):
         stream = archive.read(
             key, min(h.start for h in headers), max(h.stop for h in headers)
         )
+        for line in archive.damaged:
+            warn(line)
         for instrument in pick_stream.instruments(stream, warn):
             for segment in pick_stream.segments(picker, instrument, settings, warn):
                 yield from _play_segment(picker, instrument, segment, flags)
@@ -254,7 +256,7 @@ def _play_segment(picker, instrument, segment, flags):
         S_threshold=flags.S_threshold,
     )
     size = max(1, round(flags.packet * live.sampling_rate))
-    last = np.zeros(picker.model.channels)
+    last = _first_values(segment)
     begin = time.perf_counter()
     for first in range(segment.first, segment.stop, size):
         samples = segment.read(first, min(first + size, segment.stop))
@@ -278,6 +280,21 @@ def _play_segment(picker, instrument, segment, flags):
         f"{instrument.name}: {seconds:g} s, {speed:.0f} times as fast as recorded, "
         f"picks at most {live.latency:.2f} s after arrivals"
     )
+
+
+def _first_values(segment):
+    """What each component of a segment begins with, [C]; 0 where it has no sample.
+
+    Traces seldom begin together. Counts may be far from 0, and a component that went
+    from 0 to them would be all that the model sees for a long time.
+    """
+    found = np.zeros(segment.channels)
+    for piece, (first, _) in zip(
+        segment.pieces[::-1], segment.spans[::-1], strict=True
+    ):
+        first = max(int(first), segment.first)
+        found[piece.component] = segment.read(first, first + 1)[0, piece.component]
+    return found
 
 
 if __name__ == "__main__":

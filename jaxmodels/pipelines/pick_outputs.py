@@ -89,7 +89,9 @@ def quakeml(picks, creator):
     own = hashlib.sha256(csv_text(picks).encode()).hexdigest()[:16]
     found = []
     for pick in picks:
-        network, station, location = pick.trace_id.split(".", 2)
+        # The name of a file that stands for a station may have dots.
+        network, rest = pick.trace_id.split(".", 1)
+        station, location = rest.rsplit(".", 1)
         name = f"{pick.trace_id}.{pick.channel}/{pick.phase}/{pick.peak_time.ns}"
         where = from_obspy.WaveformStreamID(
             network_code=network,

@@ -2,7 +2,8 @@
 
 A run begins where a probability reaches its threshold and ends where it falls below
 half of it, so that noise on the flank of a peak makes no second pick. It gives one
-pick, at the largest probability of a sample that was recorded.
+pick, in the middle of the top of its highest peak, of samples that were recorded: the
+highest sample itself jumps along a broad top where windows begin at other samples.
 
 Shapes use T samples, K series.
 """
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 RELEASE = 0.5  # of the threshold, as SeisBench has it
+TOP = 0.8  # of the largest value, where the top of a peak begins
 
 
 class Run(NamedTuple):
@@ -20,8 +22,8 @@ class Run(NamedTuple):
     Attributes:
         series: its place, 0 to K - 1.
         first, last: the first sample at the threshold, the last one at half of it.
-        peak: the sample of the largest value.
-        value: there.
+        peak: the sample in the middle of the top, see `middle`.
+        value: the largest.
     """
 
     series: int
@@ -37,13 +39,12 @@ class _Open(NamedTuple):
     Attributes:
         first: the first sample at the threshold; None while there is none.
         last: the last sample so far.
-        peak, value: of what was recorded; None, 0 while there is nothing.
+        values: [T] up to the last sample, -1 where nothing was recorded.
     """
 
     first: int | None
     last: int
-    peak: int | None
-    value: float
+    values: np.ndarray
 
 
 class Finder:
@@ -96,13 +97,10 @@ class Finder:
         for low, high in spans:
             part = values[low:high]
             reached = np.flatnonzero(part >= threshold)
-            masked = np.where(recorded[low:high], part, -1.0)
-            best = int(masked.argmax())
             stretch = _Open(
                 first + low + int(reached[0]) if reached.size else None,
                 first + high - 1,
-                first + low + best if masked[best] >= 0 else None,
-                float(max(masked[best], 0.0)),
+                np.where(recorded[low:high], part, -1.0),
             )
             if before is not None:
                 stretch, before = _together(before, stretch), None
@@ -115,13 +113,35 @@ class Finder:
 
 def _together(before, after):
     """One stretch of two that follow each other."""
-    larger = after if after.value > before.value else before
     first = after.first if before.first is None else before.first
-    return _Open(first, after.last, larger.peak, larger.value)
+    values = np.concatenate([before.values, after.values])
+    return _Open(first, after.last, values)
 
 
 def _finished(series, stretch, threshold):
     """The run of a stretch that is over, in a list; an empty one where it is none."""
-    if stretch is None or stretch.peak is None or stretch.value < threshold:
+    if stretch is None or stretch.values.max() < threshold:
         return []
-    return [Run(series, stretch.first, stretch.last, stretch.peak, stretch.value)]
+    highest = int(stretch.values.argmax())
+    peak = stretch.last + 1 - len(stretch.values) + middle(stretch.values, highest)
+    value = float(stretch.values[highest])
+    return [Run(series, stretch.first, stretch.last, peak, value)]
+
+
+def middle(values, highest):
+    """The sample in the middle of the top of a peak.
+
+    Args:
+        values: [T].
+        highest: place of the peak.
+
+    Returns:
+        The center of mass of what is at `TOP` of the peak or above, without a sample
+        below in between; a place of it.
+    """
+    below = np.flatnonzero(values < TOP * values[highest])
+    after = int(np.searchsorted(below, highest))
+    low = int(below[after - 1]) + 1 if after else 0
+    high = int(below[after]) if after < len(below) else len(values)
+    top = np.asarray(values[low:high], np.float64)
+    return low + round(float(np.arange(len(top)) @ top / top.sum()))

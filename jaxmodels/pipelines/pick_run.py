@@ -53,7 +53,9 @@ class Run:
             tick: called with seconds of record that are done.
         """
         for key in sorted(self._archive.headers):
+            self._warn_of_damage()
             yield from self._instrument(key, tick)
+        self._warn_of_damage()
         self.picks.sort(key=lambda one: (one.peak_time, one.trace_id, one.phase))
 
     def _instrument(self, key, tick):
@@ -114,6 +116,10 @@ class Run:
         if line not in self.warnings:
             self.warnings.append(line)
             print(f"warning: {line}", file=sys.stderr)
+
+    def _warn_of_damage(self):
+        for line in self._archive.damaged:
+            self._warn(line)
 
     def _draw(self, key, name, picks, detections):
         """The figure of an instrument, of the whole of it or round some events."""

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from jaxmodels.pipelines import pick_windows
 from jaxmodels.train.errors import ConfigError
 
@@ -70,6 +72,6 @@ def make_settings(usual, num_samples, keywords):
 
 def _threshold(chosen, phase):
     value = chosen[f"{phase}_threshold"]
-    if not (isinstance(value, (int, float)) and 0 < value < 1):
-        raise ConfigError(f"{phase}_threshold {value} must be above 0 and below 1")
+    if not (isinstance(value, (int, float, np.number)) and 0 < value < 1):
+        raise ConfigError(f"{phase}_threshold {value!r} must be above 0 and below 1")
     return float(value)

@@ -289,6 +289,14 @@ def _usable(picker, stream, settings):
     Raises:
         ConfigError: there is none.
     """
+    obspy = optional("obspy")
+    if isinstance(stream, obspy.Trace):
+        stream = obspy.Stream([stream])
+    if not isinstance(stream, (obspy.Stream, list, tuple)):
+        raise ConfigError(
+            f"a {type(stream).__name__} is no stream; read one with obspy.read, and "
+            "give arrays to annotate_array"
+        )
     if not len(stream):
         raise ConfigError("the stream has no trace; read a file that has")
     lines: list[str] = []

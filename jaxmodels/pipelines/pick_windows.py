@@ -9,6 +9,7 @@ Shapes use W windows, N samples of a window, T samples of a record, C components
 probabilities are P, S, noise.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -53,10 +54,12 @@ def make_windows(num_samples, *, overlap, blinding, stacking, batch_size):
     Raises:
         ConfigError: one is out of its range, or blinding leaves samples to no window.
     """
-    shared = overlap * num_samples if 0 <= overlap < 1 else overlap
-    if not (0 <= shared <= num_samples - 1 and shared == shared):
+    is_number = isinstance(overlap, (int, float, np.number))
+    shared = float(overlap) if is_number else math.nan
+    shared = shared * num_samples if 0 <= shared < 1 else shared
+    if not 0 <= shared <= num_samples - 1:
         raise ConfigError(
-            f"overlap {overlap} must be a share below 1, or 1 to {num_samples - 1} "
+            f"overlap {overlap!r} must be a share below 1, or 1 to {num_samples - 1} "
             "samples"
         )
     hop = num_samples - round(shared)
@@ -74,8 +77,10 @@ def make_windows(num_samples, *, overlap, blinding, stacking, batch_size):
         )
     if stacking not in STACKINGS:
         raise ConfigError(f"stacking {stacking!r} is none of {', '.join(STACKINGS)}")
-    if not 1 <= batch_size <= 4096:
-        raise ConfigError(f"batch_size {batch_size} must be 1 to 4096")
+    if not (isinstance(batch_size, (int, np.integer)) and 1 <= batch_size <= 4096):
+        raise ConfigError(
+            f"batch_size {batch_size!r} must be a whole number, 1 to 4096"
+        )
     return Windows(num_samples, hop, (before, after), stacking, int(batch_size))
 
 

@@ -109,3 +109,14 @@ def test_an_encoder_with_fewer_frames_than_patches_is_refused(parts):
     assert "makes 15 frames of 64 samples, and patches are 16; set its padding" in line
     parts.model.encoder.padding = "same"
     assert masked.check(parts) == []
+
+
+def test_an_encoder_whose_visible_frames_see_into_hidden_ones_is_refused(parts):
+    fields = dict(kind="conv_down", conv_channels=(8, 8), kernel_size=3, dilation=1)
+    parts.model.encoder = ConfigDict(fields)
+    assert masked.check(parts) == []
+    for changed in (dict(kernel_size=5), dict(dilation=2)):
+        parts.model.encoder = ConfigDict(fields | changed)
+        (line,) = masked.check(parts)
+        assert "sees 6 samples to a side of a frame" in line
+        assert "set its kernel_size to 3 and its dilation to 1" in line

@@ -138,6 +138,15 @@ def test_a_system_without_scores_has_onsets_alone():
     assert "Detection:\n\n" not in text and "Onset:" in text
 
 
+def test_classes_of_which_one_is_missing_are_not_scored():
+    """Every record of the NCEDC set has its P 30 s after its start: no noise fits."""
+    found = answers([0.9, 0.2, 0.6, 0.5], [3.0, 0.2, 0.9, 0.5])
+    events = {"a": [one for one in found if one.label != "noise"]}
+    for given, other in ((events, {"a": found}), ({"a": found}, events)):
+        tables = picking_protocol.summarize(given, other)
+        assert not tables["detection"] and len(tables["phase"]) == 1
+
+
 def test_numbers_that_are_none_are_a_dash_or_null():
     assert picking_report.number(NAN) == "–"
     assert picking_report.number(-0.001) == "0.00"

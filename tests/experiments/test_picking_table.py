@@ -126,6 +126,9 @@ def test_a_model_is_not_scored_on_what_it_was_trained_on(
     models["runs/x"] = picking_runs.picker(about=about)
     swapped = [*given, "--split=train", "--threshold_split=dev"]
     assert "x was trained on split train" in complaint(swapped, capsys)
+    noise = {"dataset": str(folder), "share": 0.3, "train_split": "dev"}
+    models["runs/x"] = picking_runs.picker(about={"dataset": "a", "noise": noise})
+    assert f"x was trained on split dev of {folder}" in complaint(given, capsys)
     models["runs/x"] = picking_runs.picker(about={"noise": {"dataset": "./n.npz"}})
     noisy = [*given, "--task=protocol", "--noise=./n.npz"]
     assert "x was trained on the noise of ./n.npz" in complaint(noisy, capsys)

@@ -148,7 +148,7 @@ def test_long_records_are_drawn_round_their_clearest_events(
         (["--overlap", "1024"], "overlap 1024.0 must be a share below 1, or 1 to 1023"),
         (["--blinding", "600", "600"], "leaves -176 of 1024 samples a window"),
         (["--stacking", "mean"], "stacking 'mean' is none of avg, max"),
-        (["--batch_size", "0"], "batch_size 0 must be 1 to 4096"),
+        (["--batch_size", "0"], "batch_size 0 must be a whole number, 1 to 4096"),
         (["--figures", "-1"], "figures -1 must be at least 0"),
         (["--threshold", "0.3"], "unrecognized arguments: --threshold 0.3; see --help"),
     ],

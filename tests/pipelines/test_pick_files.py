@@ -1,3 +1,6 @@
+import gzip
+import io
+
 import numpy as np
 import pytest
 
@@ -166,7 +169,36 @@ def test_files_that_cannot_be_read_are_listed(tmp_path):
     assert len(found.failures) == 3
     for line, name in zip(found.failures, names, strict=False):
         assert name in line
+    assert "it is empty" in found.failures[1]
     assert "there is no file" in found.failures[2]
+
+
+def test_damaged_files_are_picked_and_told_of_once(tmp_path, recwarn):
+    content = io.BytesIO()
+    whole = runs.stream(runs.seismogram(60, [(P, 8.0)]))
+    whole.write(content, "MSEED", reclen=512)
+    content = bytearray(content.getvalue())
+    ends = tmp_path / "ends.mseed"
+    ends.write_bytes(content[:-100])
+    content[5120:5632] = b"x" * 512
+    torn = tmp_path / "torn.mseed"
+    torn.write_bytes(content)
+    for path, line in ((ends, "ends within a miniSEED record"), (torn, "Not a SEED")):
+        found = run(tmp_path, path)
+        assert runs.times(found.picks) == [8.0] and found.failures == []
+        (told,) = found.warnings
+        assert told.startswith(f"{path}: ") and line in told
+    assert not recwarn.list
+
+
+def test_packed_files_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(pick_files, "SMALL", 0)
+    content = io.BytesIO()
+    runs.stream(runs.seismogram(40, [(P, 15.0)])).write(content, "MSEED")
+    path = tmp_path / "a.mseed.gz"
+    path.write_bytes(gzip.compress(content.getvalue()))
+    found = run(tmp_path, path)
+    assert runs.times(found.picks) == [15.0] and found.warnings == []
 
 
 def test_samples_that_cannot_be_decoded_are_listed(tmp_path, monkeypatch):

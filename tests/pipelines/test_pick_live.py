@@ -124,6 +124,26 @@ def test_a_file_is_played_as_if_it_arrived(tmp_path, capsys):
     assert code == 64 and "there is no file none.mseed" in capsys.readouterr()[1]
 
 
+def test_a_component_that_begins_later_does_not_step(tmp_path, monkeypatch, capsys):
+    """In miniSEED files components seldom begin together, and counts are far from 0."""
+    obspy = pytest.importorskip("obspy")
+    folder = runs.package(tmp_path / "model", runs.streaming_model())
+    stream = runs.stream(seismogram(900) + 1e6, channels=("HHZ", "HHN", None))
+    begin = stream[1].stats.starttime
+    late = stream[:1] + obspy.Stream([stream[1].slice(begin + 3)])
+    late.write(str(tmp_path / "a.mseed"), "MSEED")
+    pushed = []
+    monkeypatch.setattr(
+        pick_live.LivePicker, "push", lambda self, x: pushed.append(x) or []
+    )
+    path = str(tmp_path / "a.mseed")
+    assert pick_live.main([path, "--checkpoint", str(folder)]) == 0
+    samples = np.concatenate(pushed)
+    np.testing.assert_array_equal(samples[:300, 1], samples[300, 1])
+    assert samples[:, :2].min() > 1e6 and not samples[:, 2].any()
+    assert "no east component" in capsys.readouterr()[1]
+
+
 def test_the_whole_model_looks_back_only_in_windows_too(picker):
     assert isinstance(picker.model, StreamingPicker)
     assert picker.defaults()["blinding"] == (256, 0)

@@ -59,6 +59,14 @@ def test_quakeml_is_read_back_with_channels_mode_and_method():
     assert len(names) == 2
 
 
+def test_a_name_of_a_file_with_dots_is_the_station_in_quakeml():
+    content = pick_outputs.quakeml([pick("P", 0.0, trace_id=".a.b.")], "c")
+    (event,) = obspy.read_events(io.BytesIO(content))
+    where = event.picks[0].waveform_id
+    assert (where.network_code, where.station_code) == ("", "a.b")
+    assert (where.location_code, where.channel_code) == ("", "HHZ")
+
+
 def test_quakeml_follows_its_schema():
     content = pick_outputs.quakeml(PICKS, "jaxmodels.PhasePicker.0123456789ab")
     from obspy.io.quakeml.core import _validate

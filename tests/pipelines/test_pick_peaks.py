@@ -44,10 +44,26 @@ def test_a_peak_is_never_where_nothing_was_recorded():
     assert runs(values, [0.4], recorded) == []
 
 
+@pytest.mark.parametrize("size", [1, 4, 50])
+def test_a_pick_is_in_the_middle_of_a_broad_top(size):
+    """The highest sample is wherever a network ripples; the middle stays."""
+    place = np.arange(40)
+    bump = np.exp(-0.5 * np.square((place - 20) / 5.0))
+    for ripple in (14, 17, 20, 23):
+        values = 0.9 * bump
+        values[17:24] = np.minimum(values[17:24], 0.85)
+        values[ripple] = max(values[ripple], 0.8) + 0.02
+        (found,) = runs(values, [0.4], size=size)
+        assert abs(found.peak - 120) <= 1
+    # What is high beyond a dip is another peak.
+    values = [0.3, 0.9, 0.5, 0.8, 0.8, 0.8, 0.3]
+    assert runs(values, [0.4], size=size) == [Run(0, 101, 106, 101, 0.9)]
+
+
 def test_a_part_that_does_not_follow_ends_what_is_open():
     finder = Finder([0.5])
     assert finder.feed(0, np.full((3, 1), 0.6), np.ones(3, bool)) == []
     found = finder.feed(10, np.full((3, 1), 0.7), np.ones(3, bool))
-    assert found == [Run(0, 0, 2, 0, 0.6)]
-    assert finder.close() == [Run(0, 10, 12, 10, 0.7)]
+    assert found == [Run(0, 0, 2, 1, 0.6)]
+    assert finder.close() == [Run(0, 10, 12, 11, 0.7)]
     assert finder.close() == []

@@ -229,13 +229,28 @@ def test_thresholds_and_batches_are_taken_from_keywords(picker):
         np.testing.assert_allclose(a.data, b.data, atol=1e-6)
 
 
+def test_one_trace_is_a_stream_and_numbers_may_be_those_of_numpy(picker, waveform):
+    stream = runs.stream(waveform)[:1]
+    with pytest.warns(UserWarning, match="no north and no east component"):
+        expected = picker.classify(stream, P_threshold=0.5)
+    with pytest.warns(UserWarning, match="no north and no east component"):
+        found = picker.classify(stream[0], P_threshold=np.float32(0.5))
+    assert found == expected and found.picks
+
+
+@pytest.mark.parametrize("given", [None, np.zeros(3), "day.mseed"])
+def test_what_is_no_stream_is_refused(picker, given):
+    with pytest.raises(ConfigError, match="is no stream; read one with obspy.read"):
+        picker.classify(given)
+
+
 @pytest.mark.parametrize(
     "keywords, message",
     [
         ({"threshold": 0.3}, "'threshold' is no keyword of a picker; it has P_thres"),
         ({"P_threshold": 0}, "P_threshold 0 must be above 0 and below 1"),
         ({"S_threshold": 1.5}, "S_threshold 1.5 must be"),
-        ({"S_threshold": "low"}, "S_threshold low must be"),
+        ({"S_threshold": "low"}, "S_threshold 'low' must be"),
         ({"stacking": "median"}, "stacking 'median' is none of avg, max"),
     ],
 )

@@ -167,7 +167,10 @@ def test_batches_add_up_and_have_few_sizes(count):
             "leaves 31 of 64 samples a window, and windows are 32",
         ),
         ({"stacking": "mean"}, "stacking 'mean' is none of avg, max"),
-        ({"batch_size": 0}, "batch_size 0 must be 1 to 4096"),
+        ({"batch_size": 0}, "batch_size 0 must be a whole number, 1 to 4096"),
+        ({"batch_size": 2.5}, "batch_size 2.5 must be a whole number"),
+        ({"batch_size": "8"}, "batch_size '8' must be a whole number"),
+        ({"overlap": "half"}, "overlap 'half' must be a share below 1"),
     ],
 )
 def test_windows_out_of_range_are_refused(changes, message):
