@@ -19,8 +19,8 @@ PICKER := runs/picker
 help:
 	@echo "make demo         train the tiny Performer language model, sample from it"
 	@echo "make broaden      train the broadening model that comes with the package"
-	@echo "make picker       train the phase picker that comes with the package; PICKS= and"
-	@echo "                  NOISE= name real records (results/phase_picking/README.md)"
+	@echo "make picker       train the phase picker that comes with the package; PICKS=./FOLDER"
+	@echo "                  names real records (results/phase_picking/README.md)"
 	@echo "make test         the tests (about 12 minutes on two cores)"
 	@echo "make test-slow    soaks and sweeps"
 	@echo "make test-parity  comparisons with other implementations (installs torch)"
@@ -42,17 +42,17 @@ broaden: $(VENV)/.test
 	$(RUN) -m jaxmodels.pipelines.broaden ridgecrest napa --output $(BROADEN)/example
 
 picker: $(VENV)/.test
-	@test -n "$(PICKS)" -a -n "$(NOISE)" || { echo "make picker PICKS=FOLDER NOISE=FILE: \
-	picked records in SeisBench's format and real noise; see results/phase_picking/README.md"; exit 2; }
+	@test -n "$(PICKS)" || { echo "make picker PICKS=./FOLDER: picked records in \
+	SeisBench's format; results/phase_picking/README.md says which"; exit 2; }
 	$(RUN) -m experiments.train --config=configs/seismic/phase_picking.py:tiny --workdir=$(PICKER) \
 		--config.data.num_samples=3072 --config.data.highpass=1.0 \
-		--config.data.synthetic.num_records=8000 --config.data.noise.dataset=$(NOISE) \
+		--config.data.synthetic.num_records=8000 --config.data.noise.dataset=$(PICKS) \
 		--config.data.second.dataset=$(PICKS) --config.data.second.share=0.25 \
 		--config.num_steps=3000 --config.optimizer.warmup_steps=200 \
 		--config.optimizer.ema_decay=0.998
 	$(RUN) -m jaxmodels.pipelines.pick_package $(PICKER) jaxmodels/pretrained/picker \
 		--card jaxmodels/pretrained/picker/card.md --P_threshold 0.3 --S_threshold 0.3 --trained_on \
-		"8,000 synthetic local earthquakes (jaxmodels.data.synthetic_motions), 76 real ones of Northern California and real noise"
+		"8,000 synthetic local earthquakes (jaxmodels.data.synthetic_motions), 76 real ones of Northern California with the noise before them"
 	$(RUN) -m jaxmodels.pipelines.pick --example --output $(PICKER)/example
 
 test: $(VENV)/.test

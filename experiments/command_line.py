@@ -140,7 +140,7 @@ def parse(argv, flags, *, doc=""):
         print(_help(flags, doc))
         return None
     if source is None:
-        choices = ", ".join(config_file.available())
+        choices = config_file.listed(config_file.available())
         raise ConfigError(f"--config is required; the configs are {choices}")
     config, module = config_file.load(source)
     kinds = {flag.name: flag.kind for flag in flags}
@@ -299,7 +299,10 @@ def _help(flags, doc, arguments=None):
         lines += ["", "Configs:"]
         for path in config_file.available():
             sizes = ", ".join(config_file.sizes(path))
-            lines.append(f"  {path}{' ' * 2 + 'sizes ' + sizes if sizes else ''}")
+            text = f"{path}  sizes {sizes}" if sizes else path
+            lines += textwrap.wrap(
+                text, 96, initial_indent="  ", subsequent_indent=" " * 8
+            )
         return "\n".join(lines)
     known = fields.flatten(arguments.config)
     width = max(len(path) for path in known)

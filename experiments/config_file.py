@@ -27,6 +27,23 @@ def available():
     return [name for name in names if not name.endswith("__init__.py")]
 
 
+def listed(names):
+    """Config files by their folders: "configs/performer/{classify,lm}.py, ...".
+
+    What a shell makes of it are their names again.
+    """
+    folders: dict[str, list] = {}
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        folders.setdefault(folder, []).append(file.removesuffix(".py"))
+    return ", ".join(
+        f"{folder}/{{{','.join(files)}}}.py"
+        if len(files) > 1
+        else f"{folder}/{files[0]}.py"
+        for folder, files in folders.items()
+    )
+
+
 def sizes(path):
     """Sizes that the config file at `path` names; empty when it has none."""
     return tuple(getattr(_execute(_find(path), path), "SIZES", ()))
@@ -81,7 +98,7 @@ def _find(path):
 
 
 def _choices(names):
-    return f"; the configs are {', '.join(names)}" if names else ""
+    return f"; the configs are {listed(names)}" if names else ""
 
 
 def _execute(file, path):

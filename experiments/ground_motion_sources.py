@@ -48,11 +48,16 @@ def check_unseen(flags, fold, model, name):
 
 
 def same_data(one, other):
-    """Whether two names of data sets, or paths of folders, mean the same."""
+    """Whether two names of data sets, or paths of folders, mean the same.
+
+    Of a folder, a packaged model knows the name alone.
+    """
     from jaxmodels.data import builder
 
-    if one is None or not (builder.is_path(one) and builder.is_path(other)):
+    if one is None or not builder.is_path(other):
         return one == other
+    if not builder.is_path(one):
+        return one == pathlib.Path(other).name
     one, other = (pathlib.Path(path).expanduser().resolve() for path in (one, other))
     return one == other
 

@@ -104,6 +104,22 @@ def test_there_are_configs():
     assert FILES
 
 
+def placeholders(section):
+    """The references behind all fields without a value."""
+    for name, value in section.items():
+        if hasattr(value, "items"):
+            yield from placeholders(value)
+        elif value is None:
+            yield section.get_ref(name)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_no_two_fields_are_one_placeholder(path):
+    """One object in two places would be set in both by a flag for one of them."""
+    found = list(placeholders(config_file.load(f"{path}:tiny")[0]))
+    assert found and len(set(map(id, found))) == len(found)
+
+
 @pytest.mark.parametrize("path", FILES)
 def test_the_docstring_is_a_command_without_errors(path):
     text = (config_file.ROOT / path).read_text()

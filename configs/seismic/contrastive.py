@@ -1,12 +1,11 @@
 """Contrastive pretraining on seismograms without labels, as wav2vec 2.0 on speech.
 
-python -m experiments.train --config=configs/seismic/contrastive.py:tiny \
-  --workdir=runs/c
+python -m experiments.train --config=configs/seismic/contrastive.py:tiny --workdir=c
 
 `tiny` learns windows of 10 s of synthetic records in minutes on two CPU cores. `small`,
 `base` and `large` have mLSTM U-Nets of 3.5, 10.7 and 53.9 M parameters; `seislm` is the
 transformer of SeisLM-base (Liu et al., 2024). `data.dataset` and `data.second.dataset`
-may be folders of SeisBench files. Pickers start from it: --config.pretrained=runs/c.
+may be folders of SeisBench files. Pickers start from it: --config.pretrained=c.
 """
 
 from ml_collections import ConfigDict
@@ -42,8 +41,9 @@ def get_config(size="base"):
     source: dict = dict(dataset="synthetic_motions", data_dir=placeholder(str))
     records = dict(num_records=4000 if tiny else 200_000, num_held_out=256)
     source |= dict(synthetic=records, train_split="train", eval_split="validation")
-    other = dict(dataset=placeholder(str), train_split="train", share=0.3)
-    source |= dict(augment=True, second=dict(other, share=0.5), noise=other)
+    noise = dict(dataset=placeholder(str), train_split="train", share=0.3)
+    second = dict(dataset=placeholder(str), train_split="train", share=0.5)
+    source |= dict(augment=True, second=second, noise=noise)
     signal: dict = dict(sampling_rate=100.0, channels=3, num_samples=num_samples)
     signal |= dict(normalization="std", per_component=True, fill="copy")
     signal |= dict(highpass=placeholder(float), batch_size=batch_size)

@@ -45,8 +45,9 @@ def get_config(size="base"):
     records = dict(num_records=4000 if tiny else 50_000, num_held_out=256)
     source |= dict(synthetic=records, train_split="train", eval_split="validation")
     source |= dict(num_train=placeholder(int), min_snr=placeholder(float))
-    other = dict(dataset=placeholder(str), train_split="train", share=0.3)
-    source |= dict(augment=True, second=dict(other, share=0.5), noise=other)
+    noise = dict(dataset=placeholder(str), train_split="train", share=0.3)
+    second = dict(dataset=placeholder(str), train_split="train", share=0.5)
+    source |= dict(augment=True, second=second, noise=noise)
     signal: dict = dict(sampling_rate=100.0, channels=3, sigma=20.0, shape="gaussian")
     signal |= dict(num_samples=2048 if tiny else 4096, highpass=placeholder(float))
     signal |= dict(normalization="std", per_component=True, fill="zeros")
@@ -76,5 +77,4 @@ def get_config(size="base"):
 
 
 def sweep():
-    for labels in (16, 64, 256):
-        yield {"data.num_train": labels}
+    yield from ({"data.num_train": labels} for labels in (16, 64, 256))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodels.data import builder
 from jaxmodels.train import checkpoint, model_file, packaged
 from jaxmodels.train.errors import ConfigError
 
@@ -71,7 +72,7 @@ def package(
     error = 0.0
     if dtype != "float32":
         error = _error(predict, networks[name], variables[name], dtype)
-    preprocessing = {**preprocessing, "output_error": error}
+    preprocessing = {**without_places(preprocessing), "output_error": error}
     if added is not None:
         preprocessing |= added(preprocessing)
     written = packaged.write(
@@ -108,6 +109,19 @@ def told(output, made):
         f"{output}: {made['bytes'] / 1e6:.2f} MB of {made['dtype']} weights; relative "
         f"change of the prediction by rounding {made['error']:.1e}"
     )
+
+
+def without_places(preprocessing):
+    """A preprocessing whose data sets in folders keep the folders' names alone.
+
+    Where they were on the machine of the training run says nothing elsewhere.
+    """
+    if not isinstance(preprocessing, dict):
+        return preprocessing
+    kept = {name: without_places(value) for name, value in preprocessing.items()}
+    if isinstance(kept.get("dataset"), str) and builder.is_path(kept["dataset"]):
+        kept["dataset"] = pathlib.PurePath(kept["dataset"]).name
+    return kept
 
 
 def _error(predict, model, variables, dtype):

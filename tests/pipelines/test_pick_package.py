@@ -3,7 +3,7 @@ import json
 import jax
 import pytest
 
-from jaxmodels.pipelines import pick, pick_package
+from jaxmodels.pipelines import package, pick, pick_package
 from jaxmodels.train.errors import ConfigError
 from tests.pipelines import picking_runs as runs
 
@@ -28,6 +28,17 @@ def test_a_packaged_run_is_the_same_picker_in_one_small_folder(workdir, tmp_path
     assert run.digest == small.digest and small.trained_on == "4 records"
     assert small.settings().thresholds == (0.35, 0.3)
     assert (tmp_path / "card.md").read_text() == "# Card\n"
+
+
+def test_where_folders_were_is_not_told():
+    told = {"dataset": "./sets/one", "second": {"dataset": "/sets/two", "share": 0.5}}
+    assert package.without_places(told | {"splits": {"train": "train"}}) == {
+        "dataset": "one",
+        "second": {"dataset": "two", "share": 0.5},
+        "splits": {"train": "train"},
+    }
+    plain = {"dataset": "synthetic_motions", "noise": None}
+    assert package.without_places(plain) == plain
 
 
 def test_weights_become_half_as_large_where_they_would_pass_the_limit(
