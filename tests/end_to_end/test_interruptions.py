@@ -48,6 +48,7 @@ def kill_and_resume(workdir, texts, straight, kills, **overrides):
     return hits
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path, texts):
     overrides = {"num_steps": 200, "save_every": 1}
     finish(tmp_path / "straight", texts, **overrides)
@@ -98,7 +99,8 @@ def test_a_killed_sequence_to_sequence_run_draws_the_same_features_again(
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 83), (signal.SIGINT, 130)]
+    ("number", "code"),
+    [(signal.SIGTERM, 83), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
 )
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on(tmp_path, texts, number, code):
     overrides = {"num_steps": 400, "save_every": 0}
@@ -128,6 +130,7 @@ def run_together(workdir, texts, processes, **options):
         assert code == 0, text
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(tmp_path, texts, straight):
     run_together(tmp_path / "two", texts, 2, **{"mesh.fsdp": 2})
     compare(tmp_path / "two", straight)

@@ -63,6 +63,7 @@ def test_a_record_without_weight_changes_no_metric(started):
     )
 
 
+@pytest.mark.slow
 def test_the_temperature_of_an_update_is_that_of_its_number(started, parts):
     """It scales the gradient that goes through the codes, and no forward value."""
     start, end = (float(contrastive.temperature(n, parts)) for n in (0, 100))

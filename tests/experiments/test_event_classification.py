@@ -45,6 +45,7 @@ def test_a_record_without_weight_changes_no_metric(started):
     )
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_stays_as_it_is_while_the_rest_learns(started):
     state, _ = started.train(started.state, make_batch(), 0)
     old, new = started.state.params["model"], state.params["model"]

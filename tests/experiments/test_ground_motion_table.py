@@ -42,6 +42,7 @@ def complaint(words, tmp_path, capsys):
     return line
 
 
+@pytest.mark.slow
 def test_folds_are_scored_by_their_own_models_and_put_together(runs, tmp_path, capsys):
     words = [f"--split={station}" for station in STATIONS]
     words += ["--checkpoint", f"zero-shot={runs}/first"]

@@ -53,6 +53,7 @@ def test_evaluation_leaves_out_the_frames_that_a_visible_one_sees_into(started):
         assert held_out[name][1] == held_out["loss"][1] and name not in trained
 
 
+@pytest.mark.slow
 def test_of_tokens_the_mean_is_that_of_all_frames(parts):
     parts.loss.target = "tokens"
     started = seismic_parts.start(masked, parts)

@@ -78,6 +78,7 @@ def test_projections_stay_where_the_interval_is_zero(parts):
     np.testing.assert_array_equal(projections(first), projections(last))
 
 
+@pytest.mark.slow
 def test_all_microbatches_of_an_update_see_the_same_projections(parts):
     parts.loss.feature_redraw_interval = 2
     whole = steps(parts, 1, first=2)[-1]

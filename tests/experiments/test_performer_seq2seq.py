@@ -100,7 +100,9 @@ def run(kind):
     return [*values, evaluate(task, state, batch)], projections
 
 
-@pytest.mark.parametrize("kind", ["linear", "softmax"])
+@pytest.mark.parametrize(
+    "kind", ["linear", pytest.param("softmax", marks=pytest.mark.slow)]
+)
 def test_the_loss_falls_with_linear_and_with_softmax_attention(kind):
     (before, after), _ = run(kind)
     assert after["loss"] < before["loss"] - 0.05
@@ -150,6 +152,7 @@ def losses_on(shape, config):
     return found
 
 
+@pytest.mark.slow
 def test_a_mesh_that_cuts_the_lengths_gives_the_losses_of_one_device(parts):
     shape = (2, 1, 2, 2)
     parts.data.target_length = 8

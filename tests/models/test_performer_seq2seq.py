@@ -84,8 +84,17 @@ def test_padding_of_either_side_changes_no_valid_logit(kind):
     chex.assert_trees_all_close(before[:1, :3], alone, atol=2e-6)
 
 
-@pytest.mark.parametrize("positions", ["learned", "sinusoidal_rotary", "none"])
-@pytest.mark.parametrize("kind", ["linear", "softmax"])
+@pytest.mark.parametrize(
+    ("kind", "positions"),
+    [
+        ("linear", "sinusoidal_rotary"),
+        ("softmax", "learned"),
+        pytest.param("linear", "learned", marks=pytest.mark.slow),
+        pytest.param("linear", "none", marks=pytest.mark.slow),
+        pytest.param("softmax", "sinusoidal_rotary", marks=pytest.mark.slow),
+        pytest.param("softmax", "none", marks=pytest.mark.slow),
+    ],
+)
 def test_encode_prefill_and_steps_equal_the_full_forward(kind, positions):
     model, variables = build(kind, positions=positions, self_mlp=True)
     mask = jnp.arange(SOURCE)[None] < jnp.array([[4], [SOURCE]])
