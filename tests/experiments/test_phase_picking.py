@@ -44,6 +44,7 @@ def make_batch(rows=4, samples=64):
     return seismic_parts.waveforms(rows, samples) | batch
 
 
+@pytest.mark.slow
 def test_a_head_of_zeros_gives_all_classes_alike(started):
     params = jax.tree.map(jnp.asarray, started.state.params)
     head = params["model"]["head"]

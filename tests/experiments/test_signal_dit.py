@@ -123,6 +123,7 @@ def test_what_is_left_out_or_weighted_in_training_is_not_in_evaluation(parts):
     assert len({values["amplitude_nll"] for values in found.values()}) == 1
 
 
+@pytest.mark.slow
 def test_a_record_without_weight_changes_no_metric(parts):
     task, state, _ = train(parts, 2)
     batch = make_batch()
@@ -164,6 +165,7 @@ def test_records_are_shuffled_among_those_that_do_not_pad_the_batch(parts):
     assert swap.tolist() == [1, 2, 0, 3]
 
 
+@pytest.mark.slow
 def test_amplitudes_that_are_all_alike_are_learned_and_stay_finite(parts):
     """Their likelihood has no upper bound but the one of the head."""
     parts.optimizer.learning_rate = 0.1

@@ -25,6 +25,7 @@ def test_the_contenders_of_ours_compute_the_same_loss():
         assert prepared.facts == {"parameters": 844_764}
 
 
+@pytest.mark.slow
 def test_samples_with_and_without_the_cache_are_the_same():
     drawn = [
         signal_dit_forms.prepare_sampling(name, num_steps=3, **TINY)

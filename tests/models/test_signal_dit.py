@@ -66,7 +66,11 @@ def loss_of(model, params, inputs):
     return loss, prediction
 
 
-@pytest.mark.parametrize("fields", VARIANTS, ids=label)
+@pytest.mark.parametrize(
+    "fields",
+    [VARIANTS[0], *(pytest.param(x, marks=pytest.mark.slow) for x in VARIANTS[1:])],
+    ids=label,
+)
 def test_a_new_model_predicts_zero_and_every_weight_learns_after_two_steps(fields):
     model, inputs = SignalDiT(**SIZES | fields), arrays()
     optimizer = optax.adam(1e-2)
