@@ -10,6 +10,7 @@ import math
 import numpy as np
 import scipy.signal
 
+from jaxmodels.data import described
 from jaxmodels.signal import filters
 from jaxmodels.train.errors import ConfigError
 
@@ -288,16 +289,7 @@ class Preprocessing:
         Raises:
             ConfigError: it is of another kind, or a field is missing or impossible.
         """
-        if entry.get("kind") != KIND:
-            raise ConfigError(
-                f"preprocessing of kind {entry.get('kind')!r} is not {KIND!r}: the run"
-                " was not trained on ground motion"
-            )
-        names = [field.name for field in dataclasses.fields(cls)]
-        missing = [name for name in names if name not in entry]
-        if missing:
-            raise ConfigError(f"the preprocessing of the run has no {missing[0]!r}")
-        return cls(**{name: entry[name] for name in names})
+        return described.preprocessing_from(cls, KIND, entry, "ground motion")
 
 
 def detrend(waveform):

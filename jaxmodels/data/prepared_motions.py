@@ -1,35 +1,29 @@
 """Prepared records of one split in one array, and the windows that may be cut of them.
 
 Preparing a record takes longer than all that is done to it at each visit, so it is done
-once and kept in a folder:
+once and kept in a folder of `motion_folder`, with names of name, event and station, and
 
-    motion.bin   float32 [sum of T, 3], every prepared record after the other
-    starts.npy   int64 [R + 1], where each begins
     onsets.npy   int64 [W, 2], the record of a window and the onset in it
     alive.npy    bool [R, 3], the components that were recorded
-    names.json   name, event and station of each record
-    meta.json    sizes, a checksum, what was left out, and the records that were bad
 
 Shapes use R records, W windows, T samples of a record, C components.
 """
 
 import dataclasses
 import functools
-import hashlib
-import json
 import pathlib
-import zlib
 
 import numpy as np
 import tqdm
 from absl import logging
 
-from jaxmodels.data import broadband, cache, seismic_records
-from jaxmodels.data.records import BadRecordError, BadRecords, CheckedRecords
+from jaxmodels.data import broadband, motion_folder, seismic_records
+from jaxmodels.data.records import CheckedRecords
 from jaxmodels.signal import filters
 from jaxmodels.train.errors import ConfigError
 
 FORMAT = 2
+ARRAYS = ("starts", "onsets", "alive")
 # Where an onset lies in a window: 3 to 12 s of a minute.
 EARLIEST, LATEST = 3 / 60, 12 / 60
 QUALITY_CORNER = 1.0  # Hz; above it, a model has nothing to go by
@@ -106,18 +100,14 @@ def open_motions(directory):
     Raises:
         StorageError: the files are damaged.
     """
-    directory = pathlib.Path(directory)
-    with cache.opened(directory):
-        meta = json.loads((directory / "meta.json").read_text("utf-8"))
-        names = json.loads((directory / "names.json").read_text("utf-8"))
-        starts = np.load(directory / "starts.npy")
-        onsets = np.load(directory / "onsets.npy")
-        alive = np.load(directory / "alive.npy")
-        flat = np.memmap(directory / "motion.bin", np.float32, mode="r")
-        motion = flat.reshape(-1, len(seismic_records.COMPONENTS))
-        complete = (len(motion), len(names)) == (starts[-1], len(starts) - 1)
-        cache.check_whole(directory, motion, meta["crc32"], complete)
-    return PreparedMotions(directory, motion, starts, onsets, alive, names, meta)
+    found = motion_folder.read(directory, ARRAYS)
+    return PreparedMotions(
+        pathlib.Path(directory),
+        found.motion,
+        names=found.names,
+        meta=found.meta,
+        **found.arrays,
+    )
 
 
 def prepare_motions(
@@ -160,46 +150,17 @@ def prepare_motions(
         _stream, checked, preprocessing=preprocessing, min_snr=min_snr, name=name
     )
     if directory is None:
-        pieces: list[np.ndarray] = []
-        index = made(pieces.append)
-        motion = np.concatenate(pieces)
+        motion, index = motion_folder.in_memory(made)
         return PreparedMotions(None, motion, **index)
     # What the windows are cut to, and the rest of the preprocessing, is done later.
     kept = ("sampling_rate", "num_samples", "order", "band", "taper", "units")
     fields = [getattr(preprocessing, field) for field in kept]
     single = preprocessing.channels == 1
-    key = json.dumps([FORMAT, name, fields, single, min_snr, source.identity])
-    digest = hashlib.sha256(key.encode("utf-8")).hexdigest()[:16]
-    folder = cache.build_once(
-        pathlib.Path(directory) / f"motions-{digest}",
-        functools.partial(_write, made=made),
-    )
+    key = [FORMAT, name, fields, single, min_snr, source.identity]
+    folder = motion_folder.build(directory, "motions", key, made, ARRAYS)
     motions = open_motions(folder)
-    if motions.meta["bad"]:  # of an earlier call, under another policy perhaps
-        where, reason = motions.meta["first_bad"]
-        if on_bad_record == "stop":
-            raise BadRecordError(where, reason)
-        bad = BadRecords(motions.meta["records"], on_bad_record, max_bad_fraction)
-        bad.check_fraction(motions.meta["bad"], where, reason)
+    motion_folder.check_bad(motions.meta, on_bad_record, max_bad_fraction)
     return motions
-
-
-def _write(directory, made):
-    """Writes the files of prepared records into an empty folder."""
-    crc = 0
-    with open(directory / "motion.bin", "wb") as file:
-
-        def write(motion):
-            nonlocal crc
-            crc = zlib.crc32(motion.data, crc)
-            file.write(motion.data)
-
-        index = made(write)
-    for name in ("starts", "onsets", "alive"):
-        np.save(directory / f"{name}.npy", index[name])
-    (directory / "names.json").write_text(json.dumps(index["names"]), "utf-8")
-    meta = {**index["meta"], "crc32": crc}
-    (directory / "meta.json").write_text(json.dumps(meta), "utf-8")
 
 
 def _stream(checked, write, *, preprocessing, min_snr, name):

@@ -1,28 +1,24 @@
 """Records at one sampling rate in one array, with their arrivals, made once.
 
-    motion.bin     float32 [sum of T, 3], every record after the other, without mean
-    starts.npy     int64 [R + 1], where each begins
+In a folder of `motion_folder`, without the records' means, with names of name, event,
+station and label, and
+
     arrivals.npy   float64 [R, 2], samples of P and S in it, NaN where there is none
     clean.npy      bool [R], records without noise, in which nothing moves before P
-    names.json     name, event, station and label of each record
-    meta.json      a checksum, and the records that were bad
 
 Shapes use R records, T samples of a record.
 """
 
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 import pathlib
-import zlib
 
 import numpy as np
 import tqdm
 
-from jaxmodels.data import broadband, cache, seismic_records
-from jaxmodels.data.records import BadRecordError, BadRecords, CheckedRecords
+from jaxmodels.data import broadband, motion_folder, seismic_records
+from jaxmodels.data.records import CheckedRecords
 from jaxmodels.data.seismic_records import NO_ARRIVAL, text_of
 from jaxmodels.train.errors import ConfigError
 
@@ -81,21 +77,15 @@ def open_waveforms(directory):
     Raises:
         StorageError: the files are damaged.
     """
-    directory = pathlib.Path(directory)
-    with cache.opened(directory):
-        meta = json.loads((directory / "meta.json").read_text("utf-8"))
-        names = json.loads((directory / "names.json").read_text("utf-8"))
-        arrays = {name: np.load(directory / f"{name}.npy") for name in ARRAYS}
-        flat = np.memmap(directory / "motion.bin", np.float32, mode="r")
-        motion = flat.reshape(-1, len(seismic_records.COMPONENTS))
-        sizes = len(motion), len(names), len(arrays["arrivals"]), len(arrays["clean"])
-        records = len(arrays["starts"]) - 1
-        complete = sizes == (arrays["starts"][-1], records, records, records)
-        cache.check_whole(directory, motion, meta["crc32"], complete)
-    # An array that is no memory map slices five times as fast.
-    motion = motion.view(np.ndarray)
+    found = motion_folder.read(directory, ARRAYS, per_record=("arrivals", "clean"))
     return StoredWaveforms(
-        directory, meta["sampling_rate"], motion, names=names, meta=meta, **arrays
+        pathlib.Path(directory),
+        found.meta["sampling_rate"],
+        # An array that is no memory map slices five times as fast.
+        found.motion.view(np.ndarray),
+        names=found.names,
+        meta=found.meta,
+        **found.arrays,
     )
 
 
@@ -128,42 +118,15 @@ def store_waveforms(
     checked = CheckedRecords(source, _check_record, on_bad_record, max_bad_fraction)
     made = functools.partial(_stream, checked, sampling_rate=sampling_rate, name=name)
     if directory is None:
-        pieces: list[np.ndarray] = []
-        index = made(pieces.append)
-        motion = np.concatenate(pieces)
+        motion, index = motion_folder.in_memory(made)
         return StoredWaveforms(None, sampling_rate, motion, **index)
-    key = json.dumps([FORMAT, name, sampling_rate, source.identity])
-    digest = hashlib.sha256(key.encode("utf-8")).hexdigest()[:16]
-    folder = cache.build_once(
-        pathlib.Path(directory) / f"waveforms-{digest}",
-        functools.partial(_write, made=made, sampling_rate=sampling_rate),
+    key = [FORMAT, name, sampling_rate, source.identity]
+    folder = motion_folder.build(
+        directory, "waveforms", key, made, ARRAYS, sampling_rate=sampling_rate
     )
     stored = open_waveforms(folder)
-    if stored.meta["bad"]:  # of an earlier call, under another policy perhaps
-        where, reason = stored.meta["first_bad"]
-        if on_bad_record == "stop":
-            raise BadRecordError(where, reason)
-        bad = BadRecords(stored.meta["records"], on_bad_record, max_bad_fraction)
-        bad.check_fraction(stored.meta["bad"], where, reason)
+    motion_folder.check_bad(stored.meta, on_bad_record, max_bad_fraction)
     return stored
-
-
-def _write(directory, made, sampling_rate):
-    """Writes the files of records into an empty folder."""
-    crc = 0
-    with open(directory / "motion.bin", "wb") as file:
-
-        def write(motion):
-            nonlocal crc
-            crc = zlib.crc32(motion.data, crc)
-            file.write(motion.data)
-
-        index = made(write)
-    for name in ARRAYS:
-        np.save(directory / f"{name}.npy", index[name])
-    (directory / "names.json").write_text(json.dumps(index["names"]), "utf-8")
-    meta = {**index["meta"], "crc32": crc, "sampling_rate": sampling_rate}
-    (directory / "meta.json").write_text(json.dumps(meta), "utf-8")
 
 
 def _stream(checked, write, *, sampling_rate, name):

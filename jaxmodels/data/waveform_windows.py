@@ -12,6 +12,7 @@ import math
 import numpy as np
 import scipy.fft
 
+from jaxmodels.data import described
 from jaxmodels.signal import filters
 from jaxmodels.train.errors import ConfigError
 
@@ -172,23 +173,4 @@ class WindowPreprocessing:
         Raises:
             ConfigError: it is of another kind, or a field is missing or impossible.
         """
-        if entry.get("kind") != KIND:
-            raise ConfigError(
-                f"preprocessing of kind {entry.get('kind')!r} is not {KIND!r}: the run"
-                " was not trained on windows of waveforms"
-            )
-        names = [field.name for field in dataclasses.fields(cls)]
-        missing = [name for name in names if name not in entry]
-        if missing:
-            raise ConfigError(f"the preprocessing of the run has no {missing[0]!r}")
-        return cls(**{name: entry[name] for name in names})
-
-    def check_same(self, other, what="the checkpoint"):
-        """Raises `ConfigError` where `other`, of `what`, differs in a field."""
-        for field in dataclasses.fields(self):
-            here, there = getattr(self, field.name), getattr(other, field.name)
-            if here != there:
-                raise ConfigError(
-                    f"{what} has {field.name} {there!r}, and here it is {here!r}; a"
-                    " model takes what it was trained on"
-                )
+        return described.preprocessing_from(cls, KIND, entry, "windows of waveforms")

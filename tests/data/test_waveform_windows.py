@@ -108,12 +108,6 @@ def test_json_makes_the_same_preprocessing_again():
         WindowPreprocessing.from_json(entry)
 
 
-def test_another_normalization_is_noticed():
-    with pytest.raises(ConfigError, match="has normalization 'peak', and here it is"):
-        make().check_same(make(normalization="peak"))
-    make().check_same(make(sampling_rate=100))
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
