@@ -224,7 +224,8 @@ def _check_choices(config):
     ]
     if not lines:
         try:
-            temperature(0, config)
+            # Traced: a value would start the devices before the processes have met.
+            jax.eval_shape(lambda: temperature(0, config))
         except ValueError as error:
             lines.append(f"loss.gumbel_...: {error}")
     for name in ("temperature", "num_negatives"):

@@ -4,6 +4,8 @@ import ast
 import math
 import re
 import shlex
+import subprocess
+import sys
 
 import chex
 import jax
@@ -197,6 +199,24 @@ def test_tiny_learns_from_its_own_data(path, tmp_path_factory, monkeypatch):
     chex.assert_tree_all_finite((state.params, metrics))
     assert losses[-1] < losses[0]
     assert state.skips.tolist() == [0, 0]
+
+
+CHECK_ALL = """
+from experiments import command_line, config_file, settings, train
+from jaxmodels.train import distributed
+
+for path in config_file.available():
+    words = [f"--config={path}:tiny", "--workdir=unused"]
+    settings.load_experiment(command_line.parse(words, train.FLAGS))
+distributed.initialize()
+"""
+
+
+def test_checking_a_config_starts_no_device():
+    """The processes of a run meet after the check and before any device is used."""
+    code = [sys.executable, "-W", "error", "-c", CHECK_ALL]
+    done = subprocess.run(code, cwd=config_file.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("path", FILES)
