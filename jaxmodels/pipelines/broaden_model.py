@@ -15,17 +15,20 @@ import jax
 import numpy as np
 import tqdm
 
+from jaxmodels.data import described
 from jaxmodels.data.broadband import Preprocessing
 from jaxmodels.diffusion import process as processes
 from jaxmodels.diffusion import samplers
 from jaxmodels.models.signal_dit import SignalDiT
 from jaxmodels.pipelines import broaden_windows as windows
+from jaxmodels.pipelines import trained
 from jaxmodels.pipelines.broaden_units import STRONGEST
 from jaxmodels.signal import filters
-from jaxmodels.train import checkpoint, model_file, packaged
+from jaxmodels.train import packaged
 from jaxmodels.train.errors import ConfigError
 
 PACKAGED = pathlib.Path(__file__).parents[1] / "pretrained" / "broaden"
+CONFIG = "configs/seismic/signal_dit.py"
 USUAL_CORNER = 1.0  # Hz
 NUM_STEPS = 25
 MERGES = 8  # iterations of the complementary merge, in every run
@@ -63,10 +66,7 @@ class Broadener:
     @property
     def trained_on(self):
         """What the model was trained on, in a few words."""
-        if text := self.about.get("trained_on"):
-            return text
-        split = self.about.get("splits", {}).get("train", "train")
-        return f"{self.about.get('dataset', 'an unnamed data set')}, split {split}"
+        return trained.trained_on(self.about)
 
     def describe(self):
         """One line about the model and its training."""
@@ -277,36 +277,19 @@ def load(checkpoint_folder=None):
         ConfigError: no such model, or one of other preprocessing.
         StorageError: no checkpoint can be restored.
     """
-    folder = PACKAGED if checkpoint_folder is None else checkpoint_folder
-    if checkpoint_folder is None and not packaged.is_packaged(folder):
-        raise ConfigError(
-            "this installation has no trained model of its own; give --checkpoint, the "
-            "folder of a run such as that of configs/seismic/signal_dit.py"
-        )
-    if packaged.is_packaged(folder):
-        networks, variables, described = packaged.read(folder)
-    else:
-        networks, described = model_file.read(folder)
-        name = find_network(folder, networks)
-        variables = checkpoint.restore_networks(
-            folder, networks=[name], preprocessing=described
-        )
-    name = find_network(folder, networks)
-    model = networks[name]
-    about = dict(described)
-    preprocessing = Preprocessing.from_json(about)
-    for field in dataclasses.fields(preprocessing):
-        about.pop(field.name)
-    _check_fit(folder, model, preprocessing)
-    source = "jaxmodels/pretrained/broaden" if folder == PACKAGED else str(folder)
-    return Broadener(
-        model,
-        variables[name],
-        preprocessing,
-        _process(folder, about),
-        about,
-        source,
+    model, variables, entry, source = trained.read(
+        checkpoint_folder,
+        PACKAGED,
+        find_network,
+        name="broaden",
+        noun="model",
+        config=CONFIG,
     )
+    preprocessing = Preprocessing.from_json(entry)
+    about = described.entries_beside(preprocessing, entry)
+    _check_fit(source, model, preprocessing)
+    process = _process(source, about)
+    return Broadener(model, variables, preprocessing, process, about, source)
 
 
 def find_network(folder, networks):
@@ -315,14 +298,9 @@ def find_network(folder, networks):
     Raises:
         ConfigError: there is none, or more than one.
     """
-    names = [name for name, net in networks.items() if isinstance(net, SignalDiT)]
-    if len(names) != 1:
-        raise ConfigError(
-            f"{folder} holds {len(names)} broadening models among its networks "
-            f"({', '.join(networks)}); name the run of one, such as of "
-            "configs/seismic/signal_dit.py"
-        )
-    return names[0]
+    return trained.find_network(
+        folder, networks, SignalDiT, noun="broadening models", config=CONFIG
+    )
 
 
 def check_sampling(about, *, sampler=None, num_steps=None, guidance=None):
@@ -376,11 +354,11 @@ def _check_fit(folder, model, preprocessing):
         "components": (model.channels, preprocessing.channels),
         "scalars": (model.num_scalars, 2),
     }
-    for what, (trained, described) in sizes.items():
-        if trained != described:
+    for what, (own, stated) in sizes.items():
+        if own != stated:
             raise ConfigError(
-                f"{folder}: the model has {trained} {what} and its preprocessing "
-                f"{described}; copy model.json and weights from the same run"
+                f"{folder}: the model has {own} {what} and its preprocessing "
+                f"{stated}; copy model.json and weights from the same run"
             )
     by_condition = preprocessing.normalization == "by_x"
     if model.amplitude_head and by_condition:

@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from jaxmodels.data import described
 from jaxmodels.data.waveform_windows import WindowPreprocessing
 from jaxmodels.models.phase_picker import PhasePicker
 from jaxmodels.models.streaming_picker import StreamingPicker
@@ -27,11 +28,13 @@ from jaxmodels.pipelines import (
     pick_settings,
     pick_stream,
     pick_windows,
+    trained,
 )
-from jaxmodels.train import checkpoint, model_file, packaged
+from jaxmodels.train import packaged
 from jaxmodels.train.errors import ConfigError
 
 PACKAGED = pathlib.Path(__file__).parents[1] / "pretrained" / "picker"
+CONFIG = "configs/seismic/phase_picking.py"
 MODELS = (PhasePicker, StreamingPicker)
 
 
@@ -77,10 +80,7 @@ class Picker:
     @property
     def trained_on(self):
         """What the model was trained on, in a few words."""
-        if text := self.about.get("trained_on"):
-            return text
-        split = self.about.get("splits", {}).get("train", "train")
-        return f"{self.about.get('dataset', 'an unnamed data set')}, split {split}"
+        return trained.trained_on(self.about)
 
     def describe(self):
         """One line about the model and its training."""
@@ -242,31 +242,20 @@ def load(checkpoint_folder=None):
         ConfigError: no such model, or one of other preprocessing.
         StorageError: no checkpoint can be restored.
     """
-    folder = PACKAGED if checkpoint_folder is None else checkpoint_folder
-    if checkpoint_folder is None and not packaged.is_packaged(folder):
-        raise ConfigError(
-            "this installation has no trained picker of its own; give --checkpoint, "
-            "the folder of a run such as that of configs/seismic/phase_picking.py"
-        )
-    if packaged.is_packaged(folder):
-        networks, variables, described = packaged.read(folder)
-        name = find_network(folder, networks)
-    else:
-        networks, described = model_file.read(folder)
-        name = find_network(folder, networks)
-        variables = checkpoint.restore_networks(
-            folder, networks=[name], preprocessing=described
-        )
-    about = dict(described)
-    preprocessing = WindowPreprocessing.from_json(about)
-    for field in dataclasses.fields(preprocessing):
-        about.pop(field.name)
-    model = networks[name]
-    _check_fit(folder, model, preprocessing)
-    source = "jaxmodels/pretrained/picker" if folder == PACKAGED else str(folder)
+    model, variables, entry, source = trained.read(
+        checkpoint_folder,
+        PACKAGED,
+        find_network,
+        name="picker",
+        noun="picker",
+        config=CONFIG,
+    )
+    preprocessing = WindowPreprocessing.from_json(entry)
+    _check_fit(source, model, preprocessing)
     if jax.default_backend() == "cpu":
         model = in_float32(model)
-    return Picker(model, variables[name], preprocessing, about, source)
+    about = described.entries_beside(preprocessing, entry)
+    return Picker(model, variables, preprocessing, about, source)
 
 
 def find_network(folder, networks):
@@ -275,14 +264,7 @@ def find_network(folder, networks):
     Raises:
         ConfigError: there is none, or more than one.
     """
-    names = [name for name, net in networks.items() if isinstance(net, MODELS)]
-    if len(names) != 1:
-        raise ConfigError(
-            f"{folder} holds {len(names)} pickers among its networks "
-            f"({', '.join(networks)}); name the run of one, such as of "
-            "configs/seismic/phase_picking.py"
-        )
-    return names[0]
+    return trained.find_network(folder, networks, MODELS, noun="pickers", config=CONFIG)
 
 
 def in_float32(model):
