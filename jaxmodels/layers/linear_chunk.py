@@ -70,14 +70,29 @@ class Chunk(NamedTuple):
     run: Array | None  # B 1 S, 0 while the state from before the chunk holds
 
 
+def gates_first(tokens):
+    """`Tokens` with gates [B, H, L], as `load` takes them.
+
+    A chunk's T x S weights are made of its gates. With heads behind the length these
+    would be read with a stride, number by number, for every weight.
+    """
+    gates = tokens.log_input, tokens.log_decay
+    log_input, log_decay = jax.tree.map(heads_first, gates)
+    return tokens._replace(log_input=log_input, log_decay=log_decay)
+
+
 def load(tokens, grid, index):
-    """Step `index` of `Tokens` as a `Chunk`, that forgets what is not fresh."""
+    """Step `index` of `gates_first(tokens)` as a `Chunk`, that forgets what is not
+    fresh."""
+    gates = tokens.log_input, tokens.log_decay
+    gates = jax.tree.map(lambda x: take(x, grid, index, axis=2), gates)
+    tokens = tokens._replace(log_input=None, log_decay=None)
     tokens = jax.tree.map(lambda x: take(x, grid, index), tokens)
     dtype = compute_dtype(*jax.tree.leaves(tokens[:3]))
-    query, key, log_input, log_decay = jax.tree.map(
-        lambda x: heads_first(x.astype(dtype)),
-        (tokens.query, tokens.key, tokens.log_input, tokens.log_decay),
+    query, key = jax.tree.map(
+        lambda x: heads_first(x.astype(dtype)), (tokens.query, tokens.key)
     )
+    log_input, log_decay = jax.tree.map(lambda x: x.astype(dtype), gates)
     value = heads_first(tokens.value.astype(dtype))
     valid, starts, new = tokens.valid, tokens.starts, fresh(grid, index)
     if new is not None:

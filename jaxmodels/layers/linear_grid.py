@@ -39,9 +39,9 @@ def heads_first(x):
     return jnp.swapaxes(x, 1, 2)
 
 
-def take(x, grid, index):
-    """Step `index` of [B, L, ...] as [B, C, ...]."""
-    part = jax.lax.dynamic_slice_in_dim(_bits(x), index * grid.size, grid.size, axis=1)
+def take(x, grid, index, axis=1):
+    """Step `index` of [B, L, ...] as [B, C, ...]; L may be another axis."""
+    part = jax.lax.dynamic_slice_in_dim(_bits(x), index * grid.size, grid.size, axis)
     return _from_bits(part, x.dtype)
 
 

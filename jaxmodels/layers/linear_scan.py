@@ -90,7 +90,7 @@ def _forward(plan, features, tokens, state):
 
     def step(carry, index):
         out, state = carry
-        chunk = linear_chunk.load(tokens, plan.grid, index)
+        chunk = linear_chunk.load(laid, plan.grid, index)
         rows, factors, state = linear_chunk.attend(
             features, chunk, state, plan.normalizer
         )
@@ -103,6 +103,7 @@ def _forward(plan, features, tokens, state):
         last, factors = jax.lax.scan(step, carry, indices)
         return last, (factors, carry[1])
 
+    laid = linear_chunk.gates_first(tokens)
     carry = linear_grid.buffers(tokens.value), state
     (out, state), saved = jax.lax.scan(group, carry, _indices(plan))
     return linear_grid.contents(out, tokens.value), state, saved
@@ -112,13 +113,13 @@ def _backward(plan, features, tokens, outs, last, d_sums, saved):
     """Returns the cotangents of `tokens` and of the first state's sums."""
 
     def recompute(state, index):
-        chunk = linear_chunk.load(tokens, plan.grid, index)
+        chunk = linear_chunk.load(laid, plan.grid, index)
         return linear_chunk.advance(features, chunk, state), state
 
     def step(carry, inputs):
         gradients, d_sums, flow = carry
         index, factors, state = inputs
-        chunk = linear_chunk.load(tokens, plan.grid, index)
+        chunk = linear_chunk.load(laid, plan.grid, index)
         out, d_out = (linear_grid.rows(x, plan.grid, index) for x in outs)
         new = linear_grid.fresh(plan.grid, index)
         d_rows = linear_chunk.row_cotangents(out, d_out, factors, new)
@@ -135,7 +136,7 @@ def _backward(plan, features, tokens, outs, last, d_sums, saved):
         inputs = indices, factors, states
         return jax.lax.scan(step, carry, inputs, reverse=True)[0], None
 
-    flow = None
+    laid, flow = linear_chunk.gates_first(tokens), None
     if tokens.log_decay is not None:
         flow = jnp.sum(d_sums * last.sums, axis=(-2, -1))
     like = tokens._replace(valid=None, starts=None)

@@ -32,9 +32,10 @@ def sum_keys(tokens, state, *, features, chunk_size):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sum(grid, features, tokens, state):
     def step(state, index):
-        chunk = linear_chunk.load(tokens, grid, index)
+        chunk = linear_chunk.load(laid, grid, index)
         return linear_chunk.advance(features, chunk, state), None
 
+    laid = linear_chunk.gates_first(tokens)
     return jax.lax.scan(step, state, _indices(grid))[0]
 
 
@@ -47,11 +48,11 @@ def _sum_backward(grid, residuals, d_last):
     features, tokens, first_scale, last_scale = residuals
 
     def step(gradients, index):
-        chunk = linear_chunk.load(tokens, grid, index)
+        chunk = linear_chunk.load(laid, grid, index)
         gradient = linear_chunk.pull_back_sum(features, chunk, last_scale, d_last.sums)
         return linear_grid.store(gradients, gradient, like, grid, index), None
 
-    like = tokens._replace(valid=None)
+    laid, like = linear_chunk.gates_first(tokens), tokens._replace(valid=None)
     # In reverse, so that a step writes over what was not fresh in the one after.
     gradients, _ = jax.lax.scan(
         step, linear_grid.buffers(like), _indices(grid), reverse=True

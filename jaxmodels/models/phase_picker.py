@@ -110,8 +110,8 @@ class UpsampledConv(nn.Module):
     """Convolution of [frames interpolated to samples, waveform], to [B, N, F].
 
     Beyond both ends the frames stay level and the waveform is 0. Interpolation and
-    convolution are linear, so that the frames are projected at their own rate and only
-    F numbers a sample are ever made of them.
+    convolution are linear: together they are one product, at the rate of the frames,
+    of the frames and samples around a frame with a kernel for its S samples.
 
     Attributes:
         features: F.
@@ -136,42 +136,55 @@ class UpsampledConv(nn.Module):
         init = nn.initializers.lecun_normal()
         kernel = self.param("kernel", init, shape, dtype).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, shape[-1:], dtype)
-        projected = jnp.einsum(
-            "BTD,WDF->BTWF", frames.astype(self.dtype), kernel[:, :width]
+        length = -(-waveform.shape[1] // self.stride)
+        x = jnp.concatenate(
+            [
+                self._frames_around(whole(self, frames.astype(self.dtype)), length),
+                self._samples_around(whole(self, waveform.astype(self.dtype)), length),
+            ],
+            axis=-1,
         )
-        before = self.kernel_size // 2
-        x = jax.lax.conv_general_dilated(
-            whole(self, waveform.astype(self.dtype)),
-            kernel[:, width:],
-            window_strides=(1,),
-            padding=((before, before),),
-            dimension_numbers=("NWC", "WIO", "NWC"),
-        )
-        x = whole(self, x) + self._spread(projected, waveform.shape[1])
-        return x + bias.astype(self.dtype)
+        taps, _ = interpolation_taps(self.kernel_size, self.stride, self.first_center)
+        shifts = shift_taps(self.kernel_size, self.stride)
+        rows = [
+            jnp.einsum("SWI,WDF->IDSF", jnp.asarray(constant, kernel.dtype), part)
+            for constant, part in (
+                (taps, kernel[:, :width]),
+                (shifts, kernel[:, width:]),
+            )
+        ]
+        rows = [row.reshape(-1, self.stride, self.features) for row in rows]
+        x = jnp.einsum("BTD,DSF->BTSF", x, jnp.concatenate(rows))
+        x = x.reshape(x.shape[0], -1, self.features)[:, : waveform.shape[1]]
+        return whole(self, x) + bias.astype(self.dtype)
 
-    def _spread(self, projected, samples):
-        """Interpolates each tap and adds them up: [B, T, W, F] to [B, N, F]."""
+    def _frames_around(self, frames, length):
+        """[B, T, D] to the frames that the samples of each read, [B, length, I D]."""
         taps, first = interpolation_taps(
             self.kernel_size, self.stride, self.first_center
         )
-        length = -(-samples // self.stride)
         count = taps.shape[-1]
-        right = max(0, length + first + count - 1 - projected.shape[1])
-        padded = jnp.pad(
-            projected, ((0, 0), (-first, right), (0, 0), (0, 0)), mode="edge"
+        right = max(0, length + first + count - 1 - frames.shape[1])
+        padded = jnp.pad(frames, ((0, 0), (-first, right), (0, 0)), mode="edge")
+        return jnp.concatenate(
+            [padded[:, i : i + length] for i in range(count)], axis=-1
         )
-        rows = [
-            sum(
-                float(taps[phase, tap, i]) * padded[:, i : i + length, tap]
-                for tap in range(self.kernel_size)
-                for i in range(count)
-                if taps[phase, tap, i]
-            )
-            for phase in range(self.stride)
-        ]
-        out = jnp.stack(rows, axis=2)
-        return out.reshape(out.shape[0], -1, out.shape[-1])[:, :samples]
+
+    def _samples_around(self, waveform, length):
+        """[B, N, C] to the samples that those of each frame read, [B, length, I C]."""
+        before, count = self.kernel_size // 2, self.stride + self.kernel_size - 1
+        steps = -(-count // self.stride)
+        total = (length + steps - 1) * self.stride
+        right = total - before - waveform.shape[1]
+        padded = jnp.pad(waveform, ((0, 0), (before, max(right, 0)), (0, 0)))
+        rows = padded[:, :total].reshape(
+            waveform.shape[0], -1, self.stride, waveform.shape[-1]
+        )
+        around = jnp.concatenate(
+            [rows[:, i : i + length] for i in range(steps)], axis=2
+        )
+        around = around[:, :, :count]
+        return around.reshape(*around.shape[:2], -1)
 
 
 class PhasePicker(nn.Module):
@@ -266,6 +279,16 @@ def interpolation_taps(kernel_size, stride, first_center):
     for step, weight in ((0, 1.0 - share), (1, share)):
         weights[phase, tap, low + step - first] += weight
     return weights, int(first)
+
+
+def shift_taps(kernel_size, stride):
+    """As `interpolation_taps`, of samples: S t + r reads S t - W // 2 + i.
+
+    Returns:
+        float64 [S, W, I], 1 where i = r + w.
+    """
+    phase, tap = np.meshgrid(np.arange(stride), np.arange(kernel_size), indexing="ij")
+    return np.eye(stride + kernel_size - 1)[phase + tap]
 
 
 def at_frames(mask, num_frames, encoder):
