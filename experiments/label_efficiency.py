@@ -68,6 +68,11 @@ def parser():
         metavar="NAME=DIR",
         help="a run of contrastive.py or masked.py; may be given again",
     )
+    add(
+        "--no_random",
+        action="store_true",
+        help="leave out the same networks from random weights",
+    )
     add("--labels", default="16,64,256", help="numbers of labeled records")
     add("--seeds", type=int, default=3, help="runs of each, with seeds 0, 1, ...")
     add("--steps", type=int, default=200, help="updates of each run")
@@ -106,7 +111,7 @@ def main(argv=None):
 def run(flags, argv):
     """Trains and scores every run, writes the files and returns the table."""
     labels = check(flags)
-    systems = find_systems(flags.pretrained)
+    systems = find_systems(flags.pretrained, random=not flags.no_random)
     runs = [
         Run(system, count, seed)
         for count in labels
@@ -153,8 +158,8 @@ def check(flags):
     return labels
 
 
-def find_systems(pretrained):
-    """The `System`s of --pretrained, each followed by its random twin.
+def find_systems(pretrained, *, random=True):
+    """The `System`s of --pretrained, each followed by its random twin if `random`.
 
     Raises:
         ConfigError: a name is given twice, or a folder holds no run of such networks.
@@ -178,14 +183,13 @@ def find_systems(pretrained):
             )
         networks = {field: tuples(model[field]) for field in NETWORKS}
         found[name] = System(name, networks, folder)
-        random = (
-            f"random ({networks['encoder']['kind']}, {networks['backbone']['kind']})"
-        )
         twins = [one for one in found.values() if one.pretrained is None]
-        if all(one.networks != networks for one in twins):
-            number = sum(one.name.startswith(random) for one in twins)
-            random += f" {number + 1}" if number else ""
-            found[random] = System(random, networks, None)
+        if random and all(one.networks != networks for one in twins):
+            kinds = networks["encoder"]["kind"], networks["backbone"]["kind"]
+            twin = f"random ({', '.join(kinds)})"
+            number = sum(one.name.startswith(twin) for one in twins)
+            twin += f" {number + 1}" if number else ""
+            found[twin] = System(twin, networks, None)
     return list(found.values())
 
 

@@ -126,6 +126,8 @@ def test_every_pretrained_run_has_a_random_twin_of_its_networks(runs):
     ]
     assert systems[0].networks == systems[1].networks
     assert systems[0].networks["encoder"]["conv_channels"] == (8, 8)
+    alone = program.find_systems(list(runs.values()), random=False)
+    assert [system.name for system in alone] == ["a", "b", "m"]
 
 
 def flags_of(words):
