@@ -13,13 +13,15 @@ import json
 import sys
 import time
 
+import jax
+
 from experiments.benchmarks import compare, measure, options, report
 
 MODULE = "experiments.benchmarks.training_step"
 MODE = "step"
 # Of the budget, at most about so much goes to the loop.
 LOOP_SHARE = 0.4
-DEFAULT_NAMES = "ours,performer-pytorch,torch-sdpa"
+DEFAULT_NAMES = "ours,ours-2-devices,performer-pytorch,torch-sdpa"
 HEADER = (
     "length, implementation",
     "ms a step",
@@ -57,6 +59,8 @@ def main(argv=None):
     from experiments.benchmarks import training_forms
 
     options.check_names(parser, arguments.names, training_forms.FORMS)
+    if training_forms.TWO_DEVICES in arguments.names:
+        jax.config.update("jax_num_cpu_devices", 2)
     if arguments.probe:
         name, length = json.loads(arguments.probe)
         prepared = _prepare(arguments, name, length)
