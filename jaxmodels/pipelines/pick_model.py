@@ -36,6 +36,8 @@ from jaxmodels.train.errors import ConfigError
 PACKAGED = pathlib.Path(__file__).parents[1] / "pretrained" / "picker"
 CONFIG = "configs/seismic/phase_picking.py"
 MODELS = (PhasePicker, StreamingPicker)
+# Windows that a CPU computes at once: what more of them make falls out of its caches.
+CPU_BATCH = 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,7 +126,8 @@ class Picker:
             ConfigError: the model gives something that is not finite.
         """
         found, at = [], 0
-        for size in pick_windows.batches(len(inputs)):
+        most = CPU_BATCH if jax.default_backend() == "cpu" else None
+        for size in pick_windows.batches(len(inputs), most):
             batch = inputs[at : at + size]
             found.append(_probabilities(self.model, self.variables, batch))
             at += size

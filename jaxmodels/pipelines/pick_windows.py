@@ -213,8 +213,16 @@ class _Stack:
         return values.astype(np.float32), recorded
 
 
-def batches(count):
-    """Sizes of batches that add up to `count`: few sizes, so that few are compiled."""
+def batches(count, most=None):
+    """Sizes of batches that add up to `count`: few sizes, so that few are compiled.
+
+    Args:
+        most: no batch is larger, a power of 4; None for any size.
+    """
+    if most is not None:
+        return [most] * (count // most) + (
+            batches(count % most) if count % most else []
+        )
     if count >= 16 and count & (count - 1) == 0:
         return [count]
     size, found = 1, []

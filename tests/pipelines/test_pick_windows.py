@@ -150,6 +150,8 @@ def test_batches_add_up_and_have_few_sizes(count):
     sizes = pick_windows.batches(count)
     assert sum(sizes) == count
     assert set(sizes) <= {1, 4, 16, 64, count}
+    small = pick_windows.batches(count, 4)
+    assert sum(small) == count and set(small) <= {1, 4}
 
 
 @pytest.mark.parametrize(
