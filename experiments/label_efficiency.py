@@ -70,8 +70,10 @@ def parser():
     )
     add(
         "--no_random",
-        action="store_true",
-        help="leave out the same networks from random weights",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave out the twin of that run, the same networks from random weights",
     )
     add("--labels", default="16,64,256", help="numbers of labeled records")
     add("--seeds", type=int, default=3, help="runs of each, with seeds 0, 1, ...")
@@ -111,7 +113,7 @@ def main(argv=None):
 def run(flags, argv):
     """Trains and scores every run, writes the files and returns the table."""
     labels = check(flags)
-    systems = find_systems(flags.pretrained, random=not flags.no_random)
+    systems = find_systems(flags.pretrained, alone=flags.no_random)
     runs = [
         Run(system, count, seed)
         for count in labels
@@ -158,11 +160,16 @@ def check(flags):
     return labels
 
 
-def find_systems(pretrained, *, random=True):
-    """The `System`s of --pretrained, each followed by its random twin if `random`.
+def find_systems(pretrained, *, alone=()):
+    """The `System`s of --pretrained, each followed by its random twin.
+
+    Args:
+        pretrained: texts NAME=DIR.
+        alone: names of those without a twin.
 
     Raises:
-        ConfigError: a name is given twice, or a folder holds no run of such networks.
+        ConfigError: a name is given twice, a folder holds no run of such networks, or
+            `alone` has a name that none has.
     """
     found: dict = {}
     for text in pretrained:
@@ -184,12 +191,17 @@ def find_systems(pretrained, *, random=True):
         networks = {field: tuples(model[field]) for field in NETWORKS}
         found[name] = System(name, networks, folder)
         twins = [one for one in found.values() if one.pretrained is None]
-        if random and all(one.networks != networks for one in twins):
+        if name not in alone and all(one.networks != networks for one in twins):
             kinds = networks["encoder"]["kind"], networks["backbone"]["kind"]
             twin = f"random ({', '.join(kinds)})"
             number = sum(one.name.startswith(twin) for one in twins)
             twin += f" {number + 1}" if number else ""
             found[twin] = System(twin, networks, None)
+    if unknown := [name for name in alone if name not in found]:
+        raise ConfigError(
+            f"--no_random {unknown[0]}: no --pretrained has that name; give one of "
+            f"{', '.join(text.partition('=')[0] for text in pretrained)}"
+        )
     return list(found.values())
 
 

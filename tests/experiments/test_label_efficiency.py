@@ -126,8 +126,8 @@ def test_every_pretrained_run_has_a_random_twin_of_its_networks(runs):
     ]
     assert systems[0].networks == systems[1].networks
     assert systems[0].networks["encoder"]["conv_channels"] == (8, 8)
-    alone = program.find_systems(list(runs.values()), random=False)
-    assert [system.name for system in alone] == ["a", "b", "m"]
+    alone = program.find_systems(list(runs.values()), alone=["a", "b"])
+    assert [system.name for system in alone] == ["a", "b", *names[3:]]
 
 
 def flags_of(words):
@@ -156,6 +156,7 @@ def test_a_picker_is_built_as_the_run_that_it_starts_from(runs):
         (["--threshold=1"], "--threshold 1.0 must lie between 0 and 1"),
         (["--override=data.batchsize=3"], "has no field 'data.batchsize'"),
         (["--override=model.kind=streaming"], "is no picker with an encoder"),
+        (["--no_random=x"], "--no_random x: no --pretrained has that name; give one"),
     ],
 )
 def test_a_wrong_command_is_one_line(runs, words, message, capsys):
