@@ -82,8 +82,12 @@ def gates_first(tokens):
 
 
 def load(tokens, grid, index):
-    """Step `index` of `gates_first(tokens)` as a `Chunk`, that forgets what is not
-    fresh."""
+    """Step `index` as a `Chunk`, that forgets what is not fresh.
+
+    Args:
+        tokens: of `gates_first`.
+        grid, index: as of `linear_grid.take`.
+    """
     gates = tokens.log_input, tokens.log_decay
     gates = jax.tree.map(lambda x: take(x, grid, index, axis=2), gates)
     tokens = tokens._replace(log_input=None, log_decay=None)

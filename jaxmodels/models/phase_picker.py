@@ -136,16 +136,23 @@ class UpsampledConv(nn.Module):
         init = nn.initializers.lecun_normal()
         kernel = self.param("kernel", init, shape, dtype).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, shape[-1:], dtype)
-        length = -(-waveform.shape[1] // self.stride)
-        x = jnp.concatenate(
-            [
-                self._frames_around(whole(self, frames.astype(self.dtype)), length),
-                self._samples_around(whole(self, waveform.astype(self.dtype)), length),
-            ],
-            axis=-1,
+        taps, first = interpolation_taps(
+            self.kernel_size, self.stride, self.first_center
         )
-        taps, _ = interpolation_taps(self.kernel_size, self.stride, self.first_center)
         shifts = shift_taps(self.kernel_size, self.stride)
+        length = -(-waveform.shape[1] // self.stride)
+        parts = [
+            frames_around(
+                whole(self, frames.astype(self.dtype)), length, first, taps.shape[-1]
+            ),
+            samples_around(
+                whole(self, waveform.astype(self.dtype)),
+                length,
+                self.stride,
+                self.kernel_size // 2,
+                shifts.shape[-1],
+            ),
+        ]
         rows = [
             jnp.einsum("SWI,WDF->IDSF", jnp.asarray(constant, kernel.dtype), part)
             for constant, part in (
@@ -154,37 +161,11 @@ class UpsampledConv(nn.Module):
             )
         ]
         rows = [row.reshape(-1, self.stride, self.features) for row in rows]
-        x = jnp.einsum("BTD,DSF->BTSF", x, jnp.concatenate(rows))
+        x = jnp.einsum(
+            "BTD,DSF->BTSF", jnp.concatenate(parts, axis=-1), jnp.concatenate(rows)
+        )
         x = x.reshape(x.shape[0], -1, self.features)[:, : waveform.shape[1]]
         return whole(self, x) + bias.astype(self.dtype)
-
-    def _frames_around(self, frames, length):
-        """[B, T, D] to the frames that the samples of each read, [B, length, I D]."""
-        taps, first = interpolation_taps(
-            self.kernel_size, self.stride, self.first_center
-        )
-        count = taps.shape[-1]
-        right = max(0, length + first + count - 1 - frames.shape[1])
-        padded = jnp.pad(frames, ((0, 0), (-first, right), (0, 0)), mode="edge")
-        return jnp.concatenate(
-            [padded[:, i : i + length] for i in range(count)], axis=-1
-        )
-
-    def _samples_around(self, waveform, length):
-        """[B, N, C] to the samples that those of each frame read, [B, length, I C]."""
-        before, count = self.kernel_size // 2, self.stride + self.kernel_size - 1
-        steps = -(-count // self.stride)
-        total = (length + steps - 1) * self.stride
-        right = total - before - waveform.shape[1]
-        padded = jnp.pad(waveform, ((0, 0), (before, max(right, 0)), (0, 0)))
-        rows = padded[:, :total].reshape(
-            waveform.shape[0], -1, self.stride, waveform.shape[-1]
-        )
-        around = jnp.concatenate(
-            [rows[:, i : i + length] for i in range(steps)], axis=2
-        )
-        around = around[:, :, :count]
-        return around.reshape(*around.shape[:2], -1)
 
 
 class PhasePicker(nn.Module):
@@ -289,6 +270,30 @@ def shift_taps(kernel_size, stride):
     """
     phase, tap = np.meshgrid(np.arange(stride), np.arange(kernel_size), indexing="ij")
     return np.eye(stride + kernel_size - 1)[phase + tap]
+
+
+def frames_around(frames, length, first, count):
+    """Frames [B, T, D] from `first` on of each, [B, `length`, `count` D].
+
+    Beyond both ends the frames stay level.
+    """
+    right = max(0, length + first + count - 1 - frames.shape[1])
+    padded = jnp.pad(frames, ((0, 0), (-first, right), (0, 0)), mode="edge")
+    return jnp.concatenate([padded[:, i : i + length] for i in range(count)], axis=-1)
+
+
+def samples_around(waveform, length, stride, before, count):
+    """Samples [B, N, C] from `before` ahead of every S-th, [B, `length`, `count` C].
+
+    Beyond both ends the waveform is 0.
+    """
+    batch, samples, channels = waveform.shape
+    steps = -(-count // stride)
+    right = (length + steps - 1) * stride - before - samples
+    padded = jnp.pad(waveform, ((0, 0), (before, right), (0, 0)))
+    rows = padded.reshape(batch, -1, stride, channels)
+    around = [rows[:, i : i + length] for i in range(steps)]
+    return jnp.concatenate(around, axis=2)[:, :, :count].reshape(batch, length, -1)
 
 
 def at_frames(mask, num_frames, encoder):

@@ -219,14 +219,11 @@ def batches(count, most=None):
     Args:
         most: no batch is larger, a power of 4; None for any size.
     """
-    if most is not None:
-        return [most] * (count // most) + (
-            batches(count % most) if count % most else []
-        )
-    if count >= 16 and count & (count - 1) == 0:
+    limit = count if most is None else min(count, most)
+    if limit == count >= 16 and count & (count - 1) == 0:
         return [count]
     size, found = 1, []
-    while 4 * size <= count:
+    while 4 * size <= limit:
         size *= 4
     while count:
         found += [size] * (count // size)
