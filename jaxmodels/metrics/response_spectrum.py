@@ -23,6 +23,7 @@ SAMPLES_A_PERIOD = 20.0
 SHORT_PERIOD = 0.2
 QUIET_SECONDS = 2.0
 ANGLES = np.pi / 180 * np.arange(180)
+POLYGON_MARGIN = 1e-9  # parts of the largest response
 
 
 def psa(acceleration, sampling_rate, periods=PERIODS, damping=0.05):
@@ -213,7 +214,10 @@ def _outer_points(points):
     length = np.hypot(*edges)
     normals = np.stack([edges[1], -edges[0]], axis=1)[length > 0]  # outward
     normals /= length[length > 0, None]
-    offsets = np.sum(normals * corners.T[length > 0], axis=1) * (1 - 1e-9)
+    # Motion along one line makes a polygon without an inside, whose edges lie where
+    # rounding puts them: within the margin nothing is dropped.
+    margin = POLYGON_MARGIN * np.hypot(*corners).max()
+    offsets = np.maximum(np.sum(normals * corners.T[length > 0], axis=1) - margin, 0)
     if not offsets.size:
         return points
     points = points[:, points[0] ** 2 + points[1] ** 2 >= offsets.min() ** 2]

@@ -111,6 +111,17 @@ def test_rotd50_holds_for_motions_of_any_shape(kind):
     np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
+def test_rotd50_finds_the_peak_of_motion_along_any_line(record):
+    """A polygon around points of one line has edges of rounding errors alone."""
+    (along,) = response_spectrum.psa(record[:, 1], RATE, [0.3])
+    for degrees in np.linspace(1, 179, 200):
+        line = [math.cos(math.radians(degrees)), math.sin(math.radians(degrees))]
+        turned = response_spectrum.ANGLES - math.radians(degrees)
+        expected = along * np.median(np.abs(np.cos(turned)))
+        got = response_spectrum.psa_rotd50(np.outer(record[:, 1], line), RATE, [0.3])
+        np.testing.assert_allclose(got, expected, rtol=1e-9, err_msg=f"{degrees}")
+
+
 def test_geometric_mean_leaves_the_vertical_out(record):
     got = response_spectrum.psa_geometric_mean(record, RATE, [0.5])
     each = [response_spectrum.psa(x, RATE, [0.5]) for x in record.T]
