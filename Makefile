@@ -48,6 +48,7 @@ picker: $(VENV)/.test
 		--config.data.num_samples=3072 --config.data.highpass=1.0 \
 		--config.data.synthetic.num_records=8000 --config.data.noise.dataset=$(PICKS) \
 		--config.data.second.dataset=$(PICKS) --config.data.second.share=0.25 \
+		--config.data.instruments.town=0.35 \
 		--config.num_steps=3000 --config.optimizer.warmup_steps=200 \
 		--config.optimizer.ema_decay=0.998
 	$(RUN) -m jaxmodels.pipelines.pick_package $(PICKER) jaxmodels/pretrained/picker \

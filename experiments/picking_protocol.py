@@ -18,6 +18,7 @@ from jaxmodels.train.errors import ConfigError
 
 REPORT_SECONDS = 5.0
 FLOOR = 1e-6  # of probabilities, before their ratio is taken
+FALSE_THRESHOLDS = (0.3, 0.5, 0.7, 0.9)  # of picks in noise
 
 
 class Answer(NamedTuple):
@@ -29,6 +30,9 @@ class Answer(NamedTuple):
         detection: None where the system has no score.
         ratio: log10 of that of the probabilities of P and S, or None.
         residual: of the onset in seconds; NaN for none.
+        picks: numbers of P and of S in a window of noise at `FALSE_THRESHOLDS`, 2 F of
+            them; None elsewhere, and where the system has no probabilities.
+        seconds: of the window.
     """
 
     task: int
@@ -37,6 +41,8 @@ class Answer(NamedTuple):
     detection: float | None
     ratio: float | None
     residual: float
+    picks: tuple[int, ...] | None = None
+    seconds: float = 0.0
 
 
 def evaluate(records, systems, *, seconds, report=print):
@@ -76,26 +82,32 @@ def evaluate(records, systems, *, seconds, report=print):
 
 
 def _answer(record, target, found, begin):
-    if target.task == 1:
-        return Answer(1, target.label, record.name, found.detection, None, np.nan)
     p, s = (found.score(phase) for phase in PHASES)
+    if target.task == 1:
+        answer = Answer(1, target.label, record.name, found.detection, None, np.nan)
+        if target.label == picking_windows.EARTHQUAKE or p is None:
+            return answer
+        peaks = [found.candidates(phase) for phase in PHASES]
+        picks = (len(one.above(t)) for one in peaks for t in FALSE_THRESHOLDS)
+        return answer._replace(picks=tuple(picks), seconds=target.end - target.start)
     ratio = None if p is None else math.log10(max(p, FLOOR) / max(s, FLOOR))
     onset = begin + found.candidates(target.label).best
     return Answer(2, target.label, record.name, None, ratio, onset - target.onset)
 
 
 def summarize(answers, others):
-    """The three tables.
+    """The three tables, and one of picks in noise.
 
     Args:
         answers: {system: list of `Answer`}, to be scored.
         others: the same of the split that thresholds come from.
 
     Returns:
-        {"detection": rows, "phase": rows, "onset": rows} of dicts; a system that does
-        not answer a question has no row there.
+        {"detection": rows, "phase": rows, "onset": rows, "false": rows} of dicts; a
+        system that does not answer a question has no row there.
     """
-    tables: dict[str, list[dict]] = {"detection": [], "phase": [], "onset": []}
+    names = ("detection", "phase", "onset", "false")
+    tables: dict[str, list[dict]] = {name: [] for name in names}
     for system, given in answers.items():
         tuned = others[system]
         row = _classes(given, tuned, 1, picking_windows.EARTHQUAKE, "detection")
@@ -111,7 +123,30 @@ def summarize(answers, others):
             if np.isfinite(error).any():
                 row = picking.residual_table(error, np.zeros(len(error)))
                 tables["onset"].append({"phase": phase, "system": system, **row})
+    for system, given in answers.items():
+        tables["false"] += _false(system, given)
     return tables
+
+
+def _false(system, given):
+    """Rows of P and of S: picks an hour of noise at `FALSE_THRESHOLDS`."""
+    noise = [one for one in given if one.picks is not None]
+    if not noise:
+        return []
+    hours = sum(one.seconds for one in noise) / 3600
+    counts = np.sum([one.picks for one in noise], axis=0).reshape(len(PHASES), -1)
+    return [
+        {
+            "phase": phase,
+            "system": system,
+            "hours": hours,
+            **{
+                f"at_{threshold:g}": float(count / hours)
+                for threshold, count in zip(FALSE_THRESHOLDS, row, strict=True)
+            },
+        }
+        for phase, row in zip(PHASES, counts, strict=True)
+    ]
 
 
 def _classes(given, tuned, task, positive, field, with_mcc=False):

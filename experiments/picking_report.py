@@ -21,7 +21,8 @@ PROTOCOL_NOTE = (
     "Phase: windows of 10 s with one arrival, P is positive, scored by log10 of the "
     "ratio of the highest probabilities. Onset: the same windows, "
     "the surest pick of the phase that is there. A window that holds no pick counts in "
-    "the shares alone. In brackets the 95 % interval of Wilson."
+    "the shares alone. In brackets the 95 % interval of Wilson. Picks an hour: in the "
+    "windows of noise of the detection."
 )
 
 
@@ -95,6 +96,21 @@ def protocol_table(tables, *, title, notes):
         ]
         parts.append("Onset:")
         parts.append(markdown(header, rows))
+    false = tables["false"]
+    if false:
+        rates = [name for name in false[0] if name.startswith("at_")]
+        columns = [f">= {name.removeprefix('at_')}" for name in rates]
+        rows = [
+            (
+                one["phase"],
+                one["system"],
+                number(one["hours"]),
+                *(number(one[name], 1) for name in rates),
+            )
+            for one in false
+        ]
+        parts.append("Picks an hour of noise, by their probability:")
+        parts.append(markdown(("phase", "system", "hours", *columns), rows))
     return "\n\n".join([*parts, PROTOCOL_NOTE]) + "\n"
 
 

@@ -66,6 +66,9 @@ for name in ("contrastive", "masked", "phase_picking"):
     SMALLER[path] = [*SMALLER[path], "--config.data.batch_size=4"]
 # Its networks are those of configs/seismic/phase_picking.py, which compile for long.
 AGAIN = "configs/seismic/event_classification.py"
+# They take a minute or more to compile, and tests/experiments trains their networks.
+LONG = [f"configs/seismic/{name}.py" for name in ("contrastive", "phase_picking")]
+LONG += [f"configs/performer/{name}.py" for name in ("seq2seq", "summarization")]
 # Sizes whose update is traced every time: of each network the one that a user gets
 # without a choice. That of `tiny` runs, and of others the networks are made alone.
 SEISMIC = "configs/seismic/"
@@ -78,10 +81,10 @@ TRACED = [
 ]
 
 
-def marked(paths):
+def marked(paths, more=()):
     """The paths, those marked slow whose networks other ones have as well."""
     slow = pytest.mark.slow
-    return [pytest.param(x, marks=slow) if x == AGAIN else x for x in paths]
+    return [pytest.param(x, marks=slow) if x in (AGAIN, *more) else x for x in paths]
 
 
 def needs_time(path, size):
@@ -183,7 +186,7 @@ def test_the_step_of_every_config_holds_sharding_constraints(path):
     assert "sharding_constraint" in str(step)
 
 
-@pytest.mark.parametrize("path", marked(FILES))
+@pytest.mark.parametrize("path", marked(FILES, LONG))
 def test_tiny_learns_from_its_own_data(path, tmp_path_factory, monkeypatch):
     data_dir = tmp_path_factory.getbasetemp() / "tensorflow_datasets"
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))

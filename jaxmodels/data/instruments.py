@@ -18,6 +18,7 @@ import numpy as np
 import scipy.fft
 import scipy.signal
 
+from jaxmodels.data.town_noise import add_town
 from jaxmodels.train.errors import ConfigError
 
 BAND = 1.0  # Hz; sizes of signal and noise are compared above it
@@ -38,6 +39,8 @@ class Instruments:
         microseism, lines, swell, bursts: shares of the windows whose noise has a peak
             at 0.1 to 0.4 Hz; one or more lines of machines; a size that varies;
             transients that are no arrivals.
+        town: share of the windows whose noise has vehicles, footsteps or machines in
+            it, see `town_noise`.
         lowpassed, quantized, clipped: shares of the windows that are low-passed by the
             instrument, are in whole counts, and go beyond its range.
 
@@ -51,6 +54,7 @@ class Instruments:
     lines: float = 0.15
     swell: float = 0.3
     bursts: float = 0.25
+    town: float = 0.0
     lowpassed: float = 0.4
     quantized: float = 0.3
     clipped: float = 0.05
@@ -110,6 +114,9 @@ class Instruments:
         if rng.uniform() < self.bursts:
             for _ in range(rng.integers(1, 5)):
                 _add_burst(rng, noise, sampling_rate)
+        # Nothing is drawn for no town: windows stay what they are without one.
+        if self.town and rng.uniform() < self.town:
+            add_town(rng, noise, sampling_rate)
         return noise
 
     def _color(self, rng, sampling_rate):

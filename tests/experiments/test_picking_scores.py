@@ -138,6 +138,21 @@ def test_a_system_without_scores_has_onsets_alone():
     assert "Detection:\n\n" not in text and "Onset:" in text
 
 
+def test_picks_in_noise_are_counted_by_the_hour():
+    noise = Answer(1, "noise", "r", 0.9, None, NAN, (3, 2, 1, 0, 1, 0, 0, 0), 30.0)
+    quiet = noise._replace(picks=(0,) * 8)
+    other = answers([0.9, 0.2, 0.6, 0.5], [3.0, 0.2, 0.9, 0.5])
+    given = {"a": [*other, noise, quiet], "b": other}
+    tables = picking_protocol.summarize(given, given)
+    p, s = tables["false"]
+    assert (p["phase"], s["phase"], p["system"]) == ("P", "S", "a")
+    assert p["hours"] == pytest.approx(1 / 60)
+    assert [p[f"at_{t}"] for t in (0.3, 0.5, 0.7, 0.9)] == [180, 120, 60, 0]
+    assert [s[f"at_{t}"] for t in (0.3, 0.5, 0.7, 0.9)] == [60, 0, 0, 0]
+    text = picking_report.protocol_table(tables, title="t", notes=[])
+    assert "| P | a | 0.02 | 180.0 | 120.0 | 60.0 | 0.0 |" in text
+
+
 def test_classes_of_which_one_is_missing_are_not_scored():
     """Every record of the NCEDC set has its P 30 s after its start: no noise fits."""
     found = answers([0.9, 0.2, 0.6, 0.5], [3.0, 0.2, 0.9, 0.5])

@@ -45,6 +45,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.slow  # tests/end_to_end/test_meshes.py does it for a real model
 def test_every_mesh_gives_the_losses_of_one_device(tmp_path):
     one = sharding.make_mesh(devices=jax.devices()[:1])
     fit(tmp_path / "one", mesh=one)
