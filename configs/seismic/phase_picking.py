@@ -5,8 +5,7 @@ python -m experiments.train --config=configs/seismic/phase_picking.py:tiny \
 
 `pretrained` is a run of contrastive.py of the same size, or of masked.py for the sizes
 that begin with `masked_`. `streaming` sees nothing of the future, four samples a step.
-`data.second` adds picked SeisBench records to synthetic ones, `data.noise` real noise,
-`data.instruments.town` the noise of a town.
+`data.second` adds picked SeisBench records, `data.noise` and `instruments.town` noise.
 """
 
 from ml_collections import ConfigDict
@@ -48,8 +47,7 @@ def get_config(size="base"):
     source |= dict(num_train=placeholder(int), min_snr=placeholder(float))
     noise = dict(dataset=placeholder(str), train_split="train", share=0.3)
     second = dict(dataset=placeholder(str), train_split="train", share=0.5)
-    source |= dict(augment=True, instruments=dict(town=0.0))
-    source |= dict(second=second, noise=noise)
+    source |= dict(augment=True, instruments=dict(town=0.0), second=second, noise=noise)
     signal: dict = dict(sampling_rate=100.0, channels=3, sigma=20.0, shape="gaussian")
     signal |= dict(num_samples=2048 if tiny else 4096, highpass=placeholder(float))
     signal |= dict(normalization="std", per_component=True, fill="zeros")
