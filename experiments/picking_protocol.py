@@ -82,14 +82,14 @@ def evaluate(records, systems, *, seconds, report=print):
 
 
 def _answer(record, target, found, begin):
-    p, s = (found.score(phase) for phase in PHASES)
     if target.task == 1:
         answer = Answer(1, target.label, record.name, found.detection, None, np.nan)
-        if target.label == picking_windows.EARTHQUAKE or p is None:
+        if target.label == picking_windows.EARTHQUAKE or found.score("P") is None:
             return answer
         peaks = [found.candidates(phase) for phase in PHASES]
         picks = (len(one.above(t)) for one in peaks for t in FALSE_THRESHOLDS)
         return answer._replace(picks=tuple(picks), seconds=target.end - target.start)
+    p, s = (found.score(phase) for phase in PHASES)
     ratio = None if p is None else math.log10(max(p, FLOOR) / max(s, FLOOR))
     onset = begin + found.candidates(target.label).best
     return Answer(2, target.label, record.name, None, ratio, onset - target.onset)
@@ -116,6 +116,7 @@ def summarize(answers, others):
         row = _classes(given, tuned, 2, "P", "ratio", with_mcc=True)
         if row is not None:
             tables["phase"].append({"system": system, **row})
+        tables["false"] += _false(system, given)
     for phase in PHASES:
         for system, given in answers.items():
             chosen = [one for one in given if one.task == 2 and one.label == phase]
@@ -123,8 +124,6 @@ def summarize(answers, others):
             if np.isfinite(error).any():
                 row = picking.residual_table(error, np.zeros(len(error)))
                 tables["onset"].append({"phase": phase, "system": system, **row})
-    for system, given in answers.items():
-        tables["false"] += _false(system, given)
     return tables
 
 
