@@ -66,18 +66,27 @@ for name in ("contrastive", "masked", "phase_picking"):
     SMALLER[path] = [*SMALLER[path], "--config.data.batch_size=4"]
 # Its networks are those of configs/seismic/phase_picking.py, which compile for long.
 AGAIN = "configs/seismic/event_classification.py"
-# They take a minute or more to compile, and tests/experiments trains their networks.
-LONG = [f"configs/seismic/{name}.py" for name in ("contrastive", "phase_picking")]
-LONG += [f"configs/performer/{name}.py" for name in ("seq2seq", "summarization")]
+# They take most of a minute or more to compile, and tests/experiments trains their
+# networks.
+LONG = [
+    "configs/performer/seq2seq.py",
+    "configs/performer/summarization.py",
+    "configs/seismic/contrastive.py",
+    "configs/seismic/masked.py",
+    "configs/seismic/phase_picking.py",
+    "configs/seismic/signal_dit.py",
+]
 # Sizes whose update is traced every time: of each network the one that a user gets
-# without a choice. That of `tiny` runs, and of others the networks are made alone.
-SEISMIC = "configs/seismic/"
+# without a choice, of the Performers the largest as well. That of `tiny` runs, and of
+# others the networks are made alone.
 TRACED = [
+    *(f"{path}:small" for path in FILES if path.startswith("configs/performer/")),
+    *(f"{path}:large" for path in FILES if path.startswith("configs/performer/")),
     "configs/seismic/contrastive.py:base",
-    "configs/seismic/contrastive.py:seislm",
     "configs/seismic/masked.py:base",
     "configs/seismic/phase_picking.py:masked_base",
     "configs/seismic/phase_picking.py:streaming",
+    "configs/seismic/signal_dit.py:base",
 ]
 
 
@@ -87,13 +96,8 @@ def marked(paths, more=()):
     return [pytest.param(x, marks=slow) if x in (AGAIN, *more) else x for x in paths]
 
 
-def needs_time(path, size):
-    """Whether the update of a size is one of those that are traced now and then."""
-    return path.startswith(SEISMIC) and f"{path}:{size}" not in TRACED
-
-
 UPDATES = [
-    pytest.param(*one, marks=pytest.mark.slow) if needs_time(*one) else one
+    one if ":".join(one) in TRACED else pytest.param(*one, marks=pytest.mark.slow)
     for one in SIZES
 ]
 
