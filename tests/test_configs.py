@@ -40,13 +40,20 @@ COUNTS = {
     "configs/seismic/contrastive.py:large": 54_509_600,
     "configs/seismic/contrastive.py:seislm": 11_359_568,  # as SeisLM-base
     "configs/seismic/event_classification.py:tiny": 265_682,
+    "configs/seismic/event_classification.py:small": 3_605_218,
     "configs/seismic/event_classification.py:base": 11_033_890,
+    "configs/seismic/event_classification.py:large": 54_218_530,
+    "configs/seismic/event_classification.py:seislm": 11_069_522,
+    "configs/seismic/event_classification.py:masked_tiny": 239_090,
+    "configs/seismic/event_classification.py:masked_base": 6_129_378,
+    "configs/seismic/event_classification.py:masked_large": 11_906_370,
     "configs/seismic/masked.py:tiny": 224_060,
     "configs/seismic/masked.py:base": 6_045_548,
     "configs/seismic/masked.py:large": 11_822_540,
     "configs/seismic/phase_picking.py:tiny": 259_667,
     "configs/seismic/phase_picking.py:small": 3_564_963,
     "configs/seismic/phase_picking.py:base": 10_975_203,
+    "configs/seismic/phase_picking.py:large": 54_159_843,
     "configs/seismic/phase_picking.py:seislm": 11_012_371,
     "configs/seismic/phase_picking.py:masked_tiny": 233_075,
     "configs/seismic/phase_picking.py:masked_base": 6_070_691,
@@ -59,8 +66,9 @@ COUNTS = {
     "configs/seismic/signal_dit.py:large": 28_397_630,
 }
 # What makes the data of a tiny config smaller still, where that takes long to make.
+SEISMIC = "configs/seismic/"
 FEW = ["--config.data.synthetic.num_records=64"]
-SMALLER = {path: FEW for path in FILES if path.startswith("configs/seismic/")}
+SMALLER = {path: FEW for path in FILES if path.startswith(SEISMIC)}
 for name in ("contrastive", "masked", "phase_picking"):
     path = f"configs/seismic/{name}.py"
     SMALLER[path] = [*SMALLER[path], "--config.data.batch_size=4"]
@@ -163,6 +171,30 @@ def test_every_size_has_the_parameters_it_should_have(path, size):
     state = jax.eval_shape(task.init, jax.random.key(0))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
     assert count == COUNTS[f"{path}:{size}"]
+
+
+@pytest.mark.parametrize(
+    "name", ["contrastive", "phase_picking", "event_classification"]
+)
+def test_seislm_normalizes_first_and_drops_nothing_in_its_layers(name):
+    experiment, config = load(f"{SEISMIC}{name}.py", "seislm")
+    backbone = experiment.make_model(config).backbone
+    assert backbone.normalize_first and backbone.dropout == 0.0
+
+
+@pytest.mark.parametrize("name", ["phase_picking", "event_classification"])
+def test_every_pretrained_size_has_one_that_starts_from_it(name):
+    sizes = config_file.sizes(f"{SEISMIC}{name}.py")
+    masked = config_file.sizes(f"{SEISMIC}masked.py")
+    wanted = {*config_file.sizes(f"{SEISMIC}contrastive.py")}
+    wanted |= {f"masked_{size}" for size in masked}
+    assert wanted <= set(sizes)
+    for size in wanted:
+        _, config = load(f"{SEISMIC}{name}.py", size)
+        pretrainer = "masked" if size.startswith("masked_") else "contrastive"
+        _, start = load(f"{SEISMIC}{pretrainer}.py", size.removeprefix("masked_"))
+        for field in ("embed_dim", "backbone"):
+            assert config.model[field] == start.model[field]
 
 
 @pytest.mark.parametrize("path, size", UPDATES)

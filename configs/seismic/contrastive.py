@@ -13,14 +13,14 @@ from ml_collections.config_dict import placeholder
 
 UNET = dict(kind="unet", pools=(4, 4), expansion=1, bidirectional="fused")
 BASE = UNET | dict(num_blocks=2)
-SEISLM = dict(kind="transformer", num_layers=6, num_heads=12, mlp_dim=3072, dropout=0.1)
+SEISLM = dict(kind="transformer", num_layers=6, num_heads=12, mlp_dim=3072, dropout=0.0)
 # Width of the frames, of the convolutions and projections; codes a group; backbone.
 SIZES = {
     "tiny": (48, 48, 32, UNET | dict(num_blocks=1)),
     "small": (64, 64, 64, BASE | dict(expansion=2)),
     "base": (256, 256, 320, BASE),
     "large": (256, 256, 320, BASE | dict(expansion=2)),
-    "seislm": (240, 256, 320, SEISLM),
+    "seislm": (240, 256, 320, SEISLM | dict(normalize_first=True)),
 }
 # Updates, windows, samples, learning rate: full runs are 40 epochs of eight data sets.
 FULL, LARGE = (1_200_000, 112, 4096, 5e-4), (700_000, 192, 4096, 1e-3)

@@ -6,25 +6,37 @@ python -m experiments.train \
 Where no records say otherwise, the classes are two regions of synthetic events that
 differ in attenuation alone, in place of fore- and aftershocks. For a folder of
 SeisBench files `data.label` names a column of its metadata. --config.pretrained=DIR
-starts from a run of configs/seismic/contrastive.py of the same size, and
---config.optimizer.freeze="('encoder',)" leaves its convolutions as they are. `base` is
-the fine-tuning of SeisLM (Liu et al., 2024).
+starts from a run of contrastive.py of the same size, for `masked_` sizes of masked.py.
+--config.optimizer.freeze="('encoder/feature_extractor',)" leaves the convolutions as
+they are, as the fine-tuning of SeisLM does (Liu et al., 2024), "('encoder',)" more.
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 UNET = dict(kind="unet", pools=(4, 4), expansion=1, bidirectional="fused")
-SIZES = {
-    "tiny": (48, UNET | dict(num_blocks=1)),
-    "base": (256, UNET | dict(num_blocks=2)),
+LAYERS = dict(kind="sequential", num_heads=4, bidirectional="fused", dropout=0.0)
+SEISLM = dict(kind="transformer", num_layers=6, num_heads=12, mlp_dim=3072, dropout=0.0)
+# Width of the frames and, unless masked, of the convolutions; backbone.
+SIZES: dict = {
+    "tiny": (48, 48, UNET | dict(num_blocks=1)),
+    "small": (64, 64, UNET | dict(num_blocks=2, expansion=2)),
+    "base": (256, 256, UNET | dict(num_blocks=2)),
+    "large": (256, 256, UNET | dict(num_blocks=2, expansion=2)),
+    "seislm": (240, 256, SEISLM | dict(normalize_first=True)),
+    "masked_tiny": (64, None, LAYERS | dict(num_blocks=3)),
+    "masked_base": (256, None, LAYERS | dict(num_blocks=6)),
+    "masked_large": (256, None, LAYERS | dict(num_blocks=12)),
 }
 
 
 def get_config(size="base"):
-    (embed_dim, backbone), tiny = SIZES[size], size == "tiny"
-    encoder: dict = dict(kind="conv_down", conv_channels=(embed_dim,) * 2, dilation=1)
-    encoder |= dict(padding="same", feature_projection="dense")
+    (embed_dim, width, backbone), tiny = SIZES[size], size.endswith("tiny")
+    encoder: dict = dict(kind="bidir_autoreg", mask_token="learned", dropout=0.1)
+    if width is not None:
+        encoder = dict(kind="conv_down", conv_channels=(width,) * 2, dilation=1)
+        padding = "valid" if size == "seislm" else "same"
+        encoder |= dict(padding=padding, feature_projection="dense")
     head: dict = dict(num_classes=2, head_channels=(32, 32) if tiny else (64, 64))
     model: dict = dict(embed_dim=embed_dim, encoder=encoder)
     model |= dict(backbone=backbone | dict(remat=not tiny))
@@ -64,5 +76,5 @@ def get_config(size="base"):
 
 
 def sweep():
-    for names in ((), ("encoder",)):
+    for names in ((), ("encoder/feature_extractor",), ("encoder",)):
         yield {"optimizer.freeze": names}

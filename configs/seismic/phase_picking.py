@@ -3,9 +3,8 @@
 python -m experiments.train --config=configs/seismic/phase_picking.py:tiny \
   --workdir=runs/p --config.data.num_train=64 --config.pretrained=runs/c
 
-`pretrained` is a run of contrastive.py of the same size, or of masked.py for the sizes
-that begin with `masked_`. `streaming` sees nothing of the future, four samples a step.
-`data.second` adds picked SeisBench records, `data.noise` and `instruments.town` noise.
+`pretrained` is a run of contrastive.py of the same size, for `masked_` of masked.py.
+`streaming` sees no future. `data.second` adds picked records, `data.noise` noise.
 """
 
 from ml_collections import ConfigDict
@@ -13,14 +12,15 @@ from ml_collections.config_dict import placeholder
 
 UNET = dict(kind="unet", pools=(4, 4), expansion=1, bidirectional="fused")
 LAYERS = dict(kind="sequential", num_heads=4, bidirectional="fused", dropout=0.0)
-SEISLM = dict(kind="transformer", num_layers=6, num_heads=12, mlp_dim=3072, dropout=0.1)
+SEISLM = dict(kind="transformer", num_layers=6, num_heads=12, mlp_dim=3072, dropout=0.0)
 MASKS = dict(feature_mask_prob=0.2, feature_mask_length=10, mask_channel_prob=0.0)
 # Width of the frames and, unless masked, of the convolutions; backbone.
 SIZES: dict = {
     "tiny": (48, 48, UNET | dict(num_blocks=1)),
     "small": (64, 64, UNET | dict(num_blocks=2, expansion=2)),
     "base": (256, 256, UNET | dict(num_blocks=2)),
-    "seislm": (240, 256, SEISLM),
+    "large": (256, 256, UNET | dict(num_blocks=2, expansion=2)),
+    "seislm": (240, 256, SEISLM | dict(normalize_first=True)),
     "masked_tiny": (64, None, LAYERS | dict(num_blocks=3)),
     "masked_base": (256, None, LAYERS | dict(num_blocks=6)),
     "masked_large": (256, None, LAYERS | dict(num_blocks=12)),

@@ -303,7 +303,8 @@ def detrend(waveform):
 def resample(waveform, sampling_rate, target):
     """[T, C] at another rate (polyphase, with its own anti-alias filter).
 
-    Sample i comes to lie at i * target / sampling_rate.
+    Sample i comes to lie at i * target / sampling_rate. A component without motion
+    keeps its value: what rounding makes of it would be noise once it is normalized.
 
     Args:
         sampling_rate, target: Hz.
@@ -318,13 +319,12 @@ def resample(waveform, sampling_rate, target):
         return np.asarray(waveform)
     # The line from the first sample to the last: zeros outside a record that is off
     # zero would ring at its ends.
-    return scipy.signal.resample_poly(
-        np.asarray(waveform, np.float64),
-        ratio.numerator,
-        ratio.denominator,
-        axis=0,
-        padtype="line",
+    waveform = np.asarray(waveform, np.float64)
+    found = scipy.signal.resample_poly(
+        waveform, ratio.numerator, ratio.denominator, axis=0, padtype="line"
     )
+    still = (waveform == waveform[:1]).all(axis=0)
+    return np.where(still, waveform[:1], found)
 
 
 def check_waveform(waveform, channels=None):

@@ -44,6 +44,7 @@ class Reader:
             states none. "event": by event in any case.
         label: column of the metadata of a SeisBench folder that tells the class of a
             trace; None reads none.
+        min_seconds: shorter records are left out, which is logged; None takes all.
 
     Raises:
         ConfigError: fields out of range.
@@ -57,6 +58,7 @@ class Reader:
     missing: str = "zeros"
     split_by: str = "file"
     label: str | None = None
+    min_seconds: float | None = None
 
     def __post_init__(self):
         errors = [
@@ -69,7 +71,7 @@ class Reader:
         ]
         errors += [
             f"reader {name} {getattr(self, name)} must be greater than 0"
-            for name in ("sensitivity", "sampling_rate")
+            for name in ("sensitivity", "sampling_rate", "min_seconds")
             if getattr(self, name) is not None and not getattr(self, name) > 0
         ]
         units = (*ACCELERATION, *VELOCITY, COUNTS, BY_INSTRUMENT)
@@ -228,7 +230,7 @@ class SeismicFolder(builder.ArrayRecordBuilder):
     """
 
     name = "seismic_folder"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.0.1")
 
     def _info(self):
         return builder.LocalInfo(
@@ -263,11 +265,33 @@ class SeismicFolder(builder.ArrayRecordBuilder):
             disable=None,
             leave=False,
         )
+        short = 0
         for number, (record, where, reason) in enumerate(progress):
             if reason:
                 bad.add((split, number), where, reason)
                 logging.warning("%s: %s; left out", where, reason)
+            elif _is_short(record, reader):
+                short += 1
+                continue
             yield number, record
+        if short:
+            logging.warning(
+                "split %s: %d of %d records are shorter than min_seconds %g; left out",
+                split,
+                short,
+                total,
+                reader.min_seconds,
+            )
+        if short == total:
+            raise ConfigError(
+                f"all {total} records of split {split} are shorter than reader "
+                f"min_seconds {reader.min_seconds:g}; lower it"
+            )
+
+
+def _is_short(record, reader):
+    seconds = len(record["waveform"]) / record["sampling_rate"]
+    return reader.min_seconds is not None and seconds < reader.min_seconds
 
 
 def _record(trace, reader):
@@ -324,8 +348,12 @@ def prepare_folder(
     for where, unit in folder.units:
         check_unit(where, unit, reader)
     given = dataclasses.asdict(reader)
-    if reader.label is None:  # the name is that from before there were labels
-        del given["label"]
+    for later in (
+        "label",
+        "min_seconds",
+    ):  # the name is that from before there were any
+        if given[later] is None:
+            del given[later]
     fields = json.dumps(given, sort_keys=True)
     digest = hashlib.sha256(f"{folder.digest} {fields}".encode()).hexdigest()[:16]
     config = FolderConfig(

@@ -180,6 +180,10 @@ def _block(file, chunk, key, rows, label=None):
     """Yields the traces that lie in one array of a file, which is read once."""
     try:
         values = file["data"][key][()]
+    except TypeError:  # a group, which holds no samples
+        where = f"{chunk.waveforms}, data/{key}"
+        yield from (Trace(where, {}, "is a group, not an array") for _ in rows)
+        return
     except (KeyError, OSError) as error:
         where = f"{chunk.waveforms}, data/{key}"
         yield from (Trace(where, {}, first_line(error)) for _ in rows)
@@ -291,7 +295,8 @@ def _row(path, number, line, columns, picks, label):
         return float(text(*names) or "nan")
 
     def first(names):
-        found = [sample for sample in map(value, names) if math.isfinite(sample)]
+        # An arrival before the trace is not in it, and hides none that is.
+        found = [sample for sample in map(value, names) if 0 <= sample < math.inf]
         return min(found, default=NO_ARRIVAL)
 
     try:

@@ -101,8 +101,9 @@ def make_optimizer(
         clip_norm: largest global gradient norm; 0 clips nothing.
         b1, b2: decay of the first and second moment; Muon's momentum is `b1`,
             Adafactor's moments follow its own schedule.
-        freeze: outermost modules that stay as they are, by name; their gradients count
-            for no norm that is clipped.
+        freeze: modules that stay as they are, an outermost one by its name, another one
+            by its path, as "encoder/feature_extractor"; their gradients count for no
+            norm that is clipped.
 
     Raises:
         ValueError: an unknown name or schedule, a warm-up as long as the run, or, from
@@ -145,19 +146,30 @@ def make_optimizer(
 
 
 def _except_frozen(transform, freeze):
-    """`transform` for all but the outermost modules that `freeze` names."""
+    """`transform` for all but the modules whose names or paths `freeze` holds."""
 
     def labels(params):
-        if unknown := sorted(set(freeze) - set(params)):
-            raise ValueError(
-                f"freeze names {unknown[0]!r}; the modules are {', '.join(params)}"
-            )
-        kinds = {name: "frozen" if name in freeze else "trained" for name in params}
-        return {
-            name: jax.tree.map(lambda _, kind=kind: kind, params[name])
-            for name, kind in kinds.items()
-        }
+        for path in freeze:
+            _check_module(params, path)
+        return jax.tree.map_with_path(
+            lambda path, _: "frozen" if is_frozen(path_name(path)) else "trained",
+            params,
+        )
+
+    def is_frozen(name):
+        return any(name == path or name.startswith(f"{path}/") for path in freeze)
 
     return optax.partition(
         {"trained": transform, "frozen": optax.set_to_zero()}, labels
     )
+
+
+def _check_module(params, path):
+    """Raises ValueError unless a module or parameter lies at a path of names."""
+    inner, above = params, ""
+    for name in path.split("/"):
+        if not isinstance(inner, dict) or name not in inner:
+            there = ", ".join(inner) if isinstance(inner, dict) else "none"
+            where = f" in {above}" if above else ""
+            raise ValueError(f"freeze names {path!r}; the modules{where} are {there}")
+        inner, above = inner[name], f"{above}/{name}" if above else name

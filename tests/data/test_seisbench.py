@@ -83,6 +83,45 @@ def test_the_earliest_phase_of_a_kind_counts(tmp_path):
     assert (second["p_sample"], second["s_sample"]) == (8.0, 9.0)
 
 
+def test_an_arrival_before_the_trace_hides_none_in_it(tmp_path):
+    rows = [row("a", trace_P_arrival_sample=-30, trace_Pg_arrival_sample=25)]
+    rows += [row("b", trace_P_arrival_sample=-1, trace_S_arrival_sample=-7.5)]
+    folder = write_set(tmp_path / "set", rows, {"a": samples(0), "b": samples(1)})
+    first, second = read(folder)
+    assert first["p_sample"] == 25.0
+    assert (second["p_sample"], second["s_sample"]) == (-1.0, -1.0)
+
+
+def test_a_component_without_motion_stays_without_it_at_another_rate(tmp_path):
+    values = samples(0, length=600)
+    values[1] = 5.0
+    folder = write_set(
+        tmp_path / "set", [row("a"), row("b")], {"a": values, "b": values}
+    )
+    found, _ = read(folder, amplitude=False, sampling_rate=100.0)
+    assert (found["waveform"][:, 1] == 5.0).all()
+    assert found["waveform"][:, ::2].std() > 0.5
+
+
+def test_short_records_are_left_out_where_it_is_asked_for(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        record_folders.logging, "warning", lambda text, *x: said.append(text % x)
+    )
+    rows = [row("a"), row("b$:3,:50"), row("c")]
+    blocks = {name: samples(i) for i, name in enumerate("abc")}
+    folder = write_set(tmp_path / "set", rows, blocks)
+    found = read(folder, min_seconds=3.0)
+    assert [one["name"] for one in found] == [b"a", b"c"]
+    line = "split train: 1 of 3 records are shorter than min_seconds 3; left out"
+    assert said.count(line) == 1
+    assert [one["name"] for one in read(folder)] == [b"a", b"b$:3,:50"]
+    with pytest.raises(ConfigError, match="all 3 records of split train are shorter"):
+        read(folder, min_seconds=3.1)
+    with pytest.raises(ConfigError, match="min_seconds 0 must be greater than 0"):
+        Reader(min_seconds=0)
+
+
 def test_resampling_moves_the_arrivals(block):
     first, _ = read(block[0], sampling_rate=100.0)
     assert first["waveform"].shape == (300, 3) and first["sampling_rate"] == 100.0
@@ -289,6 +328,7 @@ def test_bad_traces_may_be_left_out(tmp_path):
     ("rows", "message"),
     [
         ([row("lost")], "waveforms.hdf5, data/lost: "),
+        ([row("group")], "waveforms.hdf5, data/group: is a group, not an array"),
         ([row("a$7")], "waveforms.hdf5: a.7: index 7 is out of bounds"),
         ([row("a$:3,:61")], "a.:3,:61: part None:61 is out of bounds for axis 1 with"),
         ([row("a$:3,7:7")], "a.:3,7:7: part 7:7 of axis 1 is empty"),
@@ -300,7 +340,8 @@ def test_bad_traces_may_be_left_out(tmp_path):
     ],
 )
 def test_a_broken_set_names_file_and_trace(tmp_path, rows, message):
-    folder = write_set(tmp_path / "set", rows, {"a": samples(0)})
+    blocks = {"a": samples(0), "group/a": samples(0)}
+    folder = write_set(tmp_path / "set", rows, blocks)
     with pytest.raises(ConfigError, match=message):
         read(folder)
 

@@ -34,6 +34,8 @@ def gradients(form):
 chunkwise_gradients = gradients(
     lambda *x, **masks: mlstm.mlstm_chunkwise(*x, **masks)[0]
 )
+short_chunks = functools.partial(mlstm.mlstm_chunkwise, chunk_size=4)
+short_chunk_gradients = gradients(lambda *x, **masks: short_chunks(*x, **masks)[0])
 recurrent_gradients = gradients(
     lambda *x, **masks: mlstm.mlstm_recurrent(*x, **masks)[0]
 )
@@ -110,12 +112,26 @@ def test_gradients_of_the_chunkwise_form_are_those_of_the_parallel(float64, leng
             np.testing.assert_allclose(one, two, atol=1e-7, err_msg=f"{gates} {name}")
 
 
-@pytest.mark.parametrize("form", [chunkwise_gradients, recurrent_gradients])
+@pytest.mark.parametrize("form", [short_chunk_gradients, recurrent_gradients])
 def test_gradients_with_masks_are_those_of_the_parallel_form(float64, form):
-    inputs, masks = make_inputs(9, "extreme"), make_masks(9)["both"]
+    inputs, masks = make_inputs(22, "extreme"), make_masks(22)["both"]
     found, expected = form(inputs, masks), parallel_gradients(inputs, masks)
     for name, one, two in zip(NAMES, found, expected, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-7, err_msg=name)
+
+
+def test_gradients_pass_through_the_state_of_a_stream(float64):
+    def in_two_calls(*inputs, **masks):
+        first, state = short_chunks(*(x[:, :9] for x in inputs), **masks)
+        second, _ = short_chunks(*(x[:, 9:] for x in inputs), state=state, **masks)
+        return jnp.concatenate([first, second], axis=1)
+
+    inputs = make_inputs(22)
+    found = gradients(in_two_calls)(inputs, {})
+    for name, one, two in zip(
+        NAMES, found, parallel_gradients(inputs, {}), strict=True
+    ):
+        np.testing.assert_allclose(one, two, atol=1e-10, err_msg=name)
 
 
 def test_the_cell_is_the_textbook_recurrence_with_the_key_over_the_root_of_its_width(

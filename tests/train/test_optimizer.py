@@ -112,8 +112,28 @@ def test_frozen_modules_stay_and_count_for_no_norm(name):
     )
 
 
-def test_a_frozen_module_that_is_not_there_is_an_error():
-    transform = optimizer.make_optimizer("adamw", 0.1, 10, freeze=("encoder",))
-    message = "freeze names 'encoder'; the modules are embed, layers"
+def test_a_part_of_a_module_is_frozen_by_its_path():
+    params = {"mlp": {"up": {"kernel": 1.0, "bias": 1.0}, "up_2": {"bias": 1.0}}}
+    params = jax.tree.map(jnp.asarray, params)
+    fields = dict(schedule="constant", freeze=("mlp/up",))
+    transform = optimizer.make_optimizer("adamw", 0.1, 10, **fields)
+    updates, _ = transform.update(params, transform.init(params), params)
+    moved = jax.tree.map(bool, updates["mlp"])
+    assert moved == {"up": {"kernel": False, "bias": False}, "up_2": {"bias": True}}
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("encoder", "freeze names 'encoder'; the modules are embed, layers"),
+        (
+            "embed/table",
+            "freeze names 'embed/table'; the modules in embed are embedding",
+        ),
+        ("embed/embedding/x", "the modules in embed/embedding are none"),
+    ],
+)
+def test_a_frozen_module_that_is_not_there_is_an_error(path, message):
+    transform = optimizer.make_optimizer("adamw", 0.1, 10, freeze=(path,))
     with pytest.raises(ValueError, match=message):
         transform.init(PARAMS)
