@@ -218,6 +218,8 @@ def check_folder(folder):
         folder = folder.parent
     if not folder.is_dir():
         raise ConfigError(f"output {folder} is a file, not a folder; name another")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"output {folder} may not be written to; name another")
 
 
 def write(folder, name, case, samples, sampling_rate, corner, scores, provenance):

@@ -73,6 +73,7 @@ class Archive:
         self._counts: dict[str, int] = {}
         self._partial: set[str] = set()
         self._held: collections.OrderedDict = collections.OrderedDict()
+        self._named: dict[str, tuple[str, str]] = {}
 
     def add(self, path):
         """Reads the headers of a file; one that cannot be read becomes a failure."""
@@ -186,7 +187,8 @@ class Archive:
             return optional("obspy").read()
         suffix = pathlib.Path(path).suffix.lower()
         if suffix == ".npz":
-            return _of_records(broaden_npz.read_npz(pathlib.Path(path)))
+            records = broaden_npz.read_npz(pathlib.Path(path))
+            return _of_records(records, lambda name: self._station(path, name))
         if suffix in formats.ASDF_SUFFIXES:
             return _stream(trace[:7] for trace in formats.read_asdf(path, None))
         return self._obspy(path)
@@ -206,6 +208,15 @@ class Archive:
             self._tell(path, first_line(caught[0].message))
         return found
 
+    def _station(self, path, name):
+        """What stands for the station of a record by its name: files of one name in
+        several folders are several stations."""
+        folder = pathlib.Path(path).resolve().parent
+        station = name
+        while self._named.setdefault(station, (path, name)) != (path, name):
+            station, folder = f"{folder.name}_{station}", folder.parent
+        return station
+
     def _tell(self, path, damage):
         """Keeps one line about each file; ObsPy has one about each 128 bytes."""
         if not any(line.startswith(f"{path}: ") for line in self.damaged):
@@ -221,14 +232,16 @@ def _is_packed(path):
     return pathlib.Path(path).suffix.lower() in PACKED
 
 
-def _of_records(records):
+def _of_records(records, station_of):
     """Traces of NPZ records, which begin in 1970 where no time is known.
 
-    The name of the file stands for a station that is not known.
+    Args:
+        station_of: name of a record -> what stands for a station that is not known.
     """
     rows = []
     for record in records:
-        codes = record.network, record.station or record.name, record.location
+        station = record.station or station_of(record.name)
+        codes = record.network, station, record.location
         start, rate = record.start or 0, record.sampling_rate
         for channel, column in zip(record.channels, record.waveform.T, strict=True):
             rows.append((*codes, channel, start, rate, column))

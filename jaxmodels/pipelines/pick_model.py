@@ -197,7 +197,8 @@ class Picker:
                 f"a record of shape {waveform.shape} and type {waveform.dtype} is not "
                 "[samples, 1 to 3] of numbers, vertical, north, east"
             )
-        if not 0 < sampling_rate < math.inf:
+        is_number = isinstance(sampling_rate, (int, float, np.number))
+        if not is_number or not 0 < sampling_rate < math.inf:
             raise ConfigError(f"sampling_rate {sampling_rate} must be above 0")
         pieces = []
         for component, column in enumerate(waveform.T):

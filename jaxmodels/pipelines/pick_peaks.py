@@ -3,7 +3,8 @@
 A run begins where a probability reaches its threshold and ends where it falls below
 half of it, so that noise on the flank of a peak makes no second pick. It gives one
 pick, in the middle of the top of its highest peak, of samples that were recorded: the
-highest sample itself jumps along a broad top where windows begin at other samples.
+highest sample itself jumps along a broad top where windows begin at other samples. A
+peak whose middle was not recorded gives none, unless a few samples from it were.
 
 Shapes use T samples, K series.
 """
@@ -14,6 +15,7 @@ import numpy as np
 
 RELEASE = 0.5  # of the threshold, as SeisBench has it
 TOP = 0.8  # of the largest value, where the top of a peak begins
+NEAR = 10  # samples from the middle of a peak to one that was recorded
 
 
 class Run(NamedTuple):
@@ -39,12 +41,14 @@ class _Open(NamedTuple):
     Attributes:
         first: the first sample at the threshold; None while there is none.
         last: the last sample so far.
-        values: [T] up to the last sample, -1 where nothing was recorded.
+        values: [T] up to the last sample.
+        recorded: bool [T].
     """
 
     first: int | None
     last: int
     values: np.ndarray
+    recorded: np.ndarray
 
 
 class Finder:
@@ -100,7 +104,8 @@ class Finder:
             stretch = _Open(
                 first + low + int(reached[0]) if reached.size else None,
                 first + high - 1,
-                np.where(recorded[low:high], part, -1.0),
+                part,
+                recorded[low:high],
             )
             if before is not None:
                 stretch, before = _together(before, stretch), None
@@ -115,17 +120,26 @@ def _together(before, after):
     """One stretch of two that follow each other."""
     first = after.first if before.first is None else before.first
     values = np.concatenate([before.values, after.values])
-    return _Open(first, after.last, values)
+    recorded = np.concatenate([before.recorded, after.recorded])
+    return _Open(first, after.last, values, recorded)
 
 
 def _finished(series, stretch, threshold):
     """The run of a stretch that is over, in a list; an empty one where it is none."""
-    if stretch is None or stretch.values.max() < threshold:
+    if stretch is None:
         return []
-    highest = int(stretch.values.argmax())
-    peak = stretch.last + 1 - len(stretch.values) + middle(stretch.values, highest)
-    value = float(stretch.values[highest])
-    return [Run(series, stretch.first, stretch.last, peak, value)]
+    values = np.where(stretch.recorded, stretch.values, -1.0)
+    highest = int(values.argmax())
+    if values[highest] < threshold:
+        return []
+    center = middle(stretch.values, highest)
+    there = np.flatnonzero(stretch.recorded)
+    peak = int(there[np.lexsort((-values[there], np.abs(there - center)))[0]])
+    if abs(peak - center) > NEAR:
+        return []
+    start = stretch.last + 1 - len(values)
+    value = float(values[highest])
+    return [Run(series, stretch.first, stretch.last, start + peak, value)]
 
 
 def middle(values, highest):

@@ -18,9 +18,10 @@ import scipy.signal
 
 SECOND = 1_000_000_000  # nanoseconds
 BRIDGED = 2.0  # seconds without samples that do not end a segment
-SHORTEST = 1.0  # seconds of a segment
+SHORTEST = 3.0  # seconds of a segment, in less all looks like an arrival
 SAME_RATE = 1e-6  # relative
 SLACK = fractions.Fraction(1, 1000)  # samples, for times that were rounded
+HALF = fractions.Fraction(1, 2)
 # Of the filter of `scipy.signal.resample_poly`, which training records went through.
 HALF_WIDTH, KAISER = 10, 5.0
 
@@ -66,8 +67,8 @@ class Grid(NamedTuple):
         return round(int(index) * SECOND / self.rate)
 
     def nearest(self, time):
-        """The sample next to a time in nanoseconds since 1970."""
-        return round(time * self.rate / SECOND)
+        """The sample next to a time in nanoseconds since 1970, of two the earlier."""
+        return math.ceil(time * self.rate / SECOND - HALF - SLACK)
 
     def covered(self, piece):
         """(first, stop), the samples of the grid that a piece gives."""
@@ -98,7 +99,9 @@ class Grid(NamedTuple):
         return resample_from(piece.samples, place, count, float(self.rate) / piece.rate)
 
     def _place(self, piece, index):
-        return round((self.time(index) - piece.start) * piece.rate / SECOND)
+        """The sample next to a time of the grid, of two the later: as `nearest`."""
+        place = (self.time(index) - piece.start) * piece.rate / SECOND
+        return math.floor(place + float(HALF + SLACK))
 
 
 def _time_of(piece, place):
@@ -208,20 +211,27 @@ class Segment:
         """
         found = math.nan
         near = self.grid.nearest(time)
-        reach = math.ceil(after * self.grid.rate)
-        for index in self._inside(near - 1, near + reach + 1):
-            piece = self.pieces[index]
-            place = (time - piece.start) * piece.rate / SECOND
-            middle = round(place)
-            stop = middle + max(1, round(after * piece.rate))
-            late = piece.samples[max(0, middle) : max(0, stop)]
-            if not len(late):
-                continue
-            early = piece.samples[
-                max(0, middle - round(before * piece.rate)) : max(0, middle)
-            ]
-            level = np.mean(early if len(early) else late, dtype=np.float64)
-            found = np.fmax(found, np.abs(late - level).max())
+        reach = [math.ceil(seconds * self.grid.rate) + 1 for seconds in (before, after)]
+        inside = self._inside(near - reach[0], near + reach[1])
+        for component in range(self.channels):
+            early, late = [], []
+            taken = 0  # up to here another piece gives the samples
+            for index in inside:
+                piece = self.pieces[index]
+                if piece.component != component:
+                    continue
+                first = max(0, math.ceil((taken - piece.start) * piece.rate / SECOND))
+                middle = round((time - piece.start) * piece.rate / SECOND)
+                low = middle - round(before * piece.rate)
+                high = middle + max(1, round(after * piece.rate))
+                early.append(piece.samples[max(first, low) : max(first, middle)])
+                late.append(piece.samples[max(first, middle) : max(first, high)])
+                taken = max(taken, piece.stop)
+            values = np.concatenate(late) if late else np.zeros(0)
+            if len(values):
+                noise = np.concatenate(early)
+                level = np.mean(noise if len(noise) else values, dtype=np.float64)
+                found = np.fmax(found, np.abs(values - level).max())
         return float(found)
 
     def _inside(self, first, stop):

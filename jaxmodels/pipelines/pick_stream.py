@@ -6,6 +6,7 @@ traces may overlap, be masked or have gaps.
 """
 
 import dataclasses
+import functools
 import warnings
 from typing import NamedTuple
 
@@ -50,11 +51,17 @@ class Instrument:
         full = f"{self.trace_id}.{self.band}"
         return full if full.strip(".") else "the record"
 
+    @functools.cached_property
+    def still(self):
+        """Components whose samples are all the same."""
+        return _still(self.pieces)
+
     def channel_of(self, phase):
-        """The code of the channel that a phase is best seen on."""
-        vertical, *horizontal = self.channels
-        order = [vertical, *horizontal] if phase == "P" else [*horizontal, vertical]
-        return next(code for code in order if code is not None)
+        """The code of the channel that a phase is best seen on, of one that moves."""
+        order = (0, 1, 2) if phase == "P" else (1, 2, 0)
+        there = [place for place in order if self.channels[place] is not None]
+        moving = [place for place in there if place not in self.still]
+        return self.channels[(moving or there)[0]]
 
 
 class Part(NamedTuple):
@@ -163,7 +170,7 @@ def segments(picker, instrument, settings, warn):
     """
     channels = picker.preprocessing.channels
     pieces = [p for p in instrument.pieces if p.component < channels]
-    still = _still(pieces)
+    still = {component for component in instrument.still if component < channels}
     alive = sorted({piece.component for piece in pieces} - still)
     missing = [NAMES[c] for c in range(channels) if c not in alive]
     if not alive:
@@ -249,11 +256,9 @@ def _instrument(by_letter, warn):
     """The instrument of traces by the last letter of their channel, or None."""
     pieces, channels = [], []
     for component, letters in enumerate(COMPONENTS):
-        there = [letter for letter in letters if letter in by_letter]
-        for letter in there[1:]:
-            one, other = by_letter[letter][0], by_letter[there[0]][0]
-            warn(f"{one.id} is left out: {other.id} stands for the same component")
-        traces = by_letter[there[0]] if there else []
+        traces = _of_one(
+            [by_letter[letter] for letter in letters if letter in by_letter], warn
+        )
         held = []
         for trace in traces:
             own, left_out = pick_segments.pieces_of(
@@ -283,6 +288,29 @@ def _instrument(by_letter, warn):
     )
 
 
+def _of_one(named, warn):
+    """The traces of a component that has had several letters.
+
+    Args:
+        named: lists of the traces of each letter, the letter that is taken first.
+    """
+    kept = list(named[0]) if named else []
+    for traces in named[1:]:
+        for trace in traces:
+            stats = trace.stats
+            same = [
+                one
+                for one in kept
+                if one.stats.starttime < stats.endtime
+                and stats.starttime < one.stats.endtime
+            ]
+            if same:
+                warn(f"{trace.id} is left out: {same[0].id} is the same component")
+            else:
+                kept.append(trace)
+    return kept
+
+
 def _usable(picker, stream, settings):
     """(instrument, segments) of those that can be picked; warns of the others.
 
@@ -292,10 +320,13 @@ def _usable(picker, stream, settings):
     obspy = optional("obspy")
     if isinstance(stream, obspy.Trace):
         stream = obspy.Stream([stream])
-    if not isinstance(stream, (obspy.Stream, list, tuple)):
+    kinds = [type(one) for one in stream] if isinstance(stream, (list, tuple)) else []
+    wrong = [kind for kind in kinds if not issubclass(kind, obspy.Trace)]
+    if wrong or not isinstance(stream, (obspy.Stream, list, tuple)):
+        kind = f"list of {wrong[0].__name__}" if wrong else type(stream).__name__
         raise ConfigError(
-            f"a {type(stream).__name__} is no stream; read one with obspy.read, and "
-            "give arrays to annotate_array"
+            f"a {kind} is no stream; read one with obspy.read, and give arrays to "
+            "annotate_array"
         )
     if not len(stream):
         raise ConfigError("the stream has no trace; read a file that has")

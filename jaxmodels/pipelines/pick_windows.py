@@ -20,6 +20,10 @@ from jaxmodels.train.errors import ConfigError
 NOISE = 2
 CLASSES = 3
 DECAY = 1.0  # seconds in which a fill falls to the mean
+# A component that begins again after so many seconds, while another one goes on, looks
+# like an arrival; seconds before and after it in which there are no picks.
+ABSENT = 1.0
+BEFORE, AFTER = 1.0, 0.5
 STACKINGS = ("avg", "max")
 
 
@@ -109,9 +113,13 @@ def probabilities(segment, part, windows, normalize, predict, tick=None):
 
     Yields:
         (first, float32 [T, 3], recorded): parts that follow each other without a gap;
-        `recorded` is bool [T], True where a component was recorded.
+        `recorded` is bool [T], True where a component was recorded and none has just
+        begun again.
     """
     length = windows.num_samples
+    absent, before, after = (
+        round(x * float(segment.grid.rate)) for x in (ABSENT, BEFORE, AFTER)
+    )
     first, stop = part
     begins = starts(segment.first, segment.stop, windows)
     begins = begins[(begins + length > first) & (begins < stop)]
@@ -120,10 +128,14 @@ def probabilities(segment, part, windows, normalize, predict, tick=None):
     for at in range(0, len(begins), windows.batch_size):
         batch = begins[at : at + windows.batch_size]
         low, high = int(batch[0]), int(batch[-1]) + length
-        values = segment.read(low, high)
+        around = segment.read(low - absent - after, high + before)
+        there = ~np.isnan(around)
+        trusted = there.any(axis=1) & ~resumed(there, absent, before, after)
+        inner = slice(absent + after, len(around) - before)
+        values = around[inner]
         views = np.stack([values[i : i + length] for i in (batch - low)])
         inputs, alive = _inputs(views, float(segment.grid.rate), normalize)
-        stack.extend(high, ~np.isnan(values).all(axis=1))
+        stack.extend(high, trusted[inner])
         stack.add(batch, segment, predict(inputs), alive)
         rest = begins[at + len(batch) :]
         ready = min(stop, int(rest[0]) if len(rest) else stop)
@@ -132,6 +144,24 @@ def probabilities(segment, part, windows, normalize, predict, tick=None):
             if tick is not None:
                 tick(ready - done)
             done = ready
+
+
+def resumed(there, absent, before, after):
+    """Where a component begins again while another one goes on, bool [T].
+
+    Args:
+        there: bool [T, C], what was recorded.
+        absent: samples that the component was not recorded before.
+        before, after: samples that count as near it.
+    """
+    found = np.zeros(len(there), bool)
+    some = there.any(axis=1)
+    for column in there.T:
+        for at in (np.flatnonzero(column[1:] & ~column[:-1]) + 1).tolist():
+            gap = slice(at - absent, at)
+            if at >= absent and not column[gap].any() and some[gap].all():
+                found[max(0, at - before) : at + after] = True
+    return found
 
 
 def _inputs(views, rate, normalize):

@@ -12,7 +12,7 @@ def find(name, *, below=False):
     """The files of a file or folder.
 
     Of a folder those are passed over that are hidden or, by their suffix, no records;
-    and the folders in it, unless `below`.
+    and the folders in it, unless `below`. Links are followed, each folder once.
 
     Returns:
         Paths, how many files are passed over, and how many folders.
@@ -24,7 +24,12 @@ def find(name, *, below=False):
     if not path.is_dir():
         return [path], 0, 0
     files, folders = [], 0
-    for folder, names, inside in os.walk(path):
+    seen = set()
+    for folder, names, inside in os.walk(path, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            names.clear()
+            continue
+        seen.add(real)
         names[:] = sorted(name for name in names if name[0] != ".")
         files += [pathlib.Path(folder) / file for file in sorted(inside)]
         if not below:

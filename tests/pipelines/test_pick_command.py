@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -166,6 +167,15 @@ def test_an_output_that_is_a_file_is_told_before_anything_is_computed(tmp_path, 
     path = write(tmp_path / "a.mseed", 5)
     code, lines, err = command(capsys, path, "--output", path / "out")
     assert code == 64 and not lines and "is a file, not a folder" in err[0]
+
+
+def test_an_output_that_may_not_be_written_to_is_told_as_early(
+    tmp_path, capsys, monkeypatch
+):
+    path = write(tmp_path / "a.mseed", 5)
+    monkeypatch.setattr(os, "access", lambda folder, mode: False)
+    code, lines, err = command(capsys, path, "--output", tmp_path / "out")
+    assert code == 64 and not lines and "may not be written to" in err[0]
 
 
 def test_without_a_file_the_command_explains_itself(capsys):

@@ -143,6 +143,20 @@ def test_sac_asdf_and_npz_are_read_as_well(tmp_path):
     assert len(found.picks) == 8
 
 
+def test_files_of_one_name_in_several_folders_are_several_records(tmp_path):
+    paths = []
+    for folder, at in (("a", 15.0), ("b", 25.0)):
+        (tmp_path / folder).mkdir()
+        paths.append(tmp_path / folder / "event.npz")
+        waveform = runs.seismogram(40, [(P, at)])
+        np.savez(paths[-1], waveform=waveform, sampling_rate=100.0)
+    found = run(tmp_path, *paths)
+    assert set(found.picked) == {".event..HN", ".b_event..HN"}
+    when = {pick.trace_id: pick.peak_time.timestamp for pick in found.picks}
+    assert when == {".event.": 15.0, ".b_event.": 25.0}
+    assert found.warnings == []
+
+
 def test_mixed_stations_and_rates_in_one_file(tmp_path):
     stream = runs.stream(runs.seismogram(40, [(P, 15.0)]))
     stream += runs.stream(runs.seismogram(40, [(P, 16.0)], 50.0), 50.0, station="DEF")

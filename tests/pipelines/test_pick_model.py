@@ -71,9 +71,10 @@ def test_an_array_may_have_gaps_and_lack_components():
         (np.zeros((500, 4)), 100.0, r"shape \(500, 4\)"),
         (np.zeros((0, 3)), 100.0, r"shape \(0, 3\)"),
         (np.zeros((500, 3)), 0.0, "sampling_rate 0.0 must be above 0"),
+        (np.zeros((500, 3)), "100", "sampling_rate 100 must be above 0"),
         (np.full((500, 3), np.nan), 100.0, "no sample of the record is finite"),
         (np.zeros((500, 3)), 100.0, "the record is constant in every component"),
-        (np.eye(50, 3), 100.0, "the record has no part of 1 s"),
+        (np.eye(50, 3), 100.0, "the record has no part of 3 s"),
     ],
 )
 def test_an_array_that_cannot_be_picked_is_refused(waveform, rate, message):

@@ -44,6 +44,16 @@ def test_a_peak_is_never_where_nothing_was_recorded():
     assert runs(values, [0.4], recorded) == []
 
 
+def test_a_few_samples_that_were_not_recorded_move_no_peak():
+    place = np.arange(100)
+    values = np.exp(-0.5 * np.square((place - 50) / 20.0))
+    recorded = (place != 47) & (place != 52)
+    assert runs(values, [0.4], recorded) == runs(values, [0.4])
+    # Where the arrival itself was not recorded, what is beside it is no pick.
+    recorded = (place < 35) | (place > 65)
+    assert runs(values, [0.4], recorded) == []
+
+
 @pytest.mark.parametrize("size", [1, 4, 50])
 def test_a_pick_is_in_the_middle_of_a_broad_top(size):
     """The highest sample is wherever a network ripples; the middle stays."""

@@ -138,6 +138,29 @@ def test_the_amplitude_is_the_largest_deviation_after_from_the_mean_before():
     assert math.isnan(segment.amplitude(40 * SECOND, 2.0, 2.0))
 
 
+def test_the_amplitude_is_that_of_all_pieces_of_a_component_the_earlier_first():
+    samples = np.full(1000, 50)
+    samples[450] = 41
+    whole = piece(samples)
+    cut = [piece(samples[:410]), piece(samples[410:], start=410 * SECOND // 100)]
+    # What is hidden behind an earlier piece does not count.
+    cut.append(piece(np.full(300, 9000), start=300 * SECOND // 100 + 1))
+    cut[0] = piece(samples[:411])
+    for pieces in ([whole], [cut[0], cut[1]], [whole, cut[2]]):
+        ((segment,), _) = segments(pieces, RATE, 1)
+        assert segment.amplitude(4 * SECOND, 2.0, 2.0) == 9.0
+
+
+def test_a_record_half_a_sample_off_the_grid_keeps_its_intervals():
+    samples = np.arange(1000)
+    for start in (5_000_000, 15_000_000, 7 * SECOND + 5_000_000):
+        ((segment,), _) = segments([piece(samples, start=start)], RATE, 1)
+        found = segment.read(segment.first, segment.stop)[:, 0]
+        np.testing.assert_array_equal(found, samples)
+        times = [segment.time(segment.first + n) - start for n in range(1000)]
+        assert times == [n * SECOND // 100 for n in range(1000)]
+
+
 def test_times_of_the_grid_are_exact_to_the_nanosecond():
     grid = Grid.of(RATE)
     for index in (0, 170_000_000_001, -5):

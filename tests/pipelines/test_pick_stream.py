@@ -3,6 +3,7 @@ import warnings
 import numpy as np
 import pytest
 
+from jaxmodels.pipelines import pick_stream
 from jaxmodels.train.errors import ConfigError
 from tests.pipelines import picking_runs as runs
 from tests.pipelines.picking_runs import P, S
@@ -238,7 +239,9 @@ def test_one_trace_is_a_stream_and_numbers_may_be_those_of_numpy(picker, wavefor
     assert found == expected and found.picks
 
 
-@pytest.mark.parametrize("given", [None, np.zeros(3), "day.mseed"])
+@pytest.mark.parametrize(
+    "given", [None, np.zeros(3), "day.mseed", ["a"], (np.ones(9),)]
+)
 def test_what_is_no_stream_is_refused(picker, given):
     with pytest.raises(ConfigError, match="is no stream; read one with obspy.read"):
         picker.classify(given)
@@ -295,7 +298,7 @@ BAD = [
     (zero_length, "XX.ABC..HHZ is left out: it has no samples"),
     (constant, "XX.ABC..HH is constant in every component"),
     (no_number, "XX.ABC..HHZ is left out: no sample of it is finite"),
-    (too_short, "XX.ABC..HH has no part of 1 s; give more"),
+    (too_short, "XX.ABC..HH has no part of 3 s; give more"),
     (unknown, "channel 'LOG' is no component Z, N, E or 3, 1, 2"),
 ]
 
@@ -330,6 +333,17 @@ def test_a_dead_component_counts_as_not_recorded(picker, waveform):
     assert any("HHN is constant and counts as not recorded" in line for line in lines)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_pick_is_of_a_channel_that_moves(picker, waveform):
+    stream = runs.stream(waveform)
+    stream[0].data[:] = 3
+    (instrument,) = pick_stream.instruments(stream, print)
+    assert instrument.channel_of("P") == "HHN"
+    stream[0].data, stream[1].data = stream[1].data, stream[0].data
+    (instrument,) = pick_stream.instruments(stream, print)
+    assert (instrument.channel_of("P"), instrument.channel_of("S")) == ("HHZ", "HHE")
+
+
 def test_a_rate_far_below_that_of_the_model_is_told(picker):
     stream = runs.stream(runs.seismogram(90, [], 10.0), 10.0)
     with pytest.warns(UserWarning, match="recorded at 10 Hz, and the model reads 100"):
@@ -344,8 +358,22 @@ def test_an_empty_stream_is_an_error(picker):
 def test_two_channels_of_one_component_are_told(picker, waveform):
     stream = runs.stream(waveform)
     stream += runs.stream(waveform * 0.5, channels=(None, "HH1"))
-    with pytest.warns(UserWarning, match="HH1 is left out: XX.ABC..HHN stands for"):
+    with pytest.warns(UserWarning, match="HH1 is left out: XX.ABC..HHN is the same"):
         assert found(picker, stream) == WHEN
+
+
+def test_a_component_may_be_renamed_in_between(picker, waveform):
+    early = runs.stream(waveform[:5000])
+    late = runs.stream(waveform[5000:], start=runs.START + 50 * 10**9)
+    for trace, letter in zip(late, "Z12", strict=True):
+        trace.stats.channel = f"HH{letter}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = picker.classify(early + late)
+    assert runs.times(result.picks) == WHEN
+    whole = picker.classify(runs.stream(waveform))
+    for one, other in zip(result.picks, whole.picks, strict=True):
+        assert one.peak_value == pytest.approx(other.peak_value, abs=1e-6)
 
 
 def test_whole_numbers_are_read_as_they_are(picker, waveform):

@@ -56,7 +56,7 @@ def test_windows_that_agree_give_what_they_agree_on(stacking, overlap, blinding,
 
 
 def test_a_record_shorter_than_a_window_gives_what_it_has():
-    one = segment(110 - LENGTH)
+    one = segment(LENGTH - 3)
     expected = one.read(one.first, one.stop)
     np.testing.assert_allclose(stacked(one, windows()), expected, atol=1e-6)
 
@@ -68,6 +68,28 @@ def test_windows_start_at_multiples_of_the_hop_and_at_both_ends():
     assert np.diff(found).max() <= 16 and np.diff(found).min() > 0
     assert pick_windows.starts(37, 50, windows()).tolist() == [37]
     assert pick_windows.starts(37, 37 + LENGTH, windows()).tolist() == [37]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_where_a_component_begins_again_nothing_is_trusted(batch_size):
+    """Unless it was away for less than a second, or all were away together."""
+    samples = np.random.default_rng(0).random((500, 3))
+    spans = {0: [(0, 300), (330, 500)], 1: [(0, 100), (121, 200), (215, 300)]}
+    spans |= {2: [(0, 300), (330, 500)]}
+    pieces = [
+        Piece(c, "HHZ", low * 50_000_000, RATE, samples[low:high, c])
+        for c, parts in spans.items()
+        for low, high in parts
+    ]
+    ((one,), _) = segments(pieces, RATE, 3)
+    found = pick_windows.probabilities(
+        one, (0, 500), windows(0.0, batch_size=batch_size), same, same
+    )
+    recorded = np.concatenate([part[2] for part in found])
+    wanted = np.ones(500, bool)
+    wanted[300:330] = False
+    wanted[121 - 20 : 121 + 10] = False
+    np.testing.assert_array_equal(recorded, wanted)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])

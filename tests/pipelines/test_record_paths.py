@@ -31,3 +31,15 @@ def test_folders_in_a_folder_are_searched_where_that_is_asked_for(tmp_path):
     found, passed, below = record_paths.find(tmp_path, below=True)
     assert [path.name for path in found] == ["b.mseed", "XX.ABC..HHZ.D.2020.001"]
     assert (passed, below) == (1, 0)
+
+
+def test_links_to_folders_are_followed_and_each_folder_is_searched_once(tmp_path):
+    archive, disk = tmp_path / "archive", tmp_path / "disk"
+    (archive / "2020").mkdir(parents=True)
+    disk.mkdir()
+    (archive / "2020" / "a.mseed").write_text("")
+    (disk / "b.mseed").write_text("")
+    (archive / "2021").symlink_to(disk, target_is_directory=True)
+    (disk / "back").symlink_to(archive, target_is_directory=True)
+    found, _, _ = record_paths.find(archive, below=True)
+    assert [path.name for path in found] == ["a.mseed", "b.mseed"]
