@@ -21,7 +21,7 @@ help:
 	@echo "make broaden      train the broadening model that comes with the package"
 	@echo "make picker       train the phase picker that comes with the package; PICKS=./FOLDER"
 	@echo "                  names real records (results/phase_picking/README.md)"
-	@echo "make test         the tests (under half an hour on two cores)"
+	@echo "make test         the tests (under 20 minutes on two cores)"
 	@echo "make test-slow    soaks and sweeps"
 	@echo "make test-parity  comparisons with other implementations (installs torch)"
 	@echo "make benchmarks   speed and memory beside other implementations (installs torch)"

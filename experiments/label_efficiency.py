@@ -192,8 +192,7 @@ def find_systems(pretrained, *, alone=()):
         found[name] = System(name, networks, folder)
         twins = [one for one in found.values() if one.pretrained is None]
         if name not in alone and all(one.networks != networks for one in twins):
-            kinds = networks["encoder"]["kind"], networks["backbone"]["kind"]
-            twin = f"random ({', '.join(kinds)})"
+            twin = twin_name(networks)
             number = sum(one.name.startswith(twin) for one in twins)
             twin += f" {number + 1}" if number else ""
             found[twin] = System(twin, networks, None)
@@ -203,6 +202,11 @@ def find_systems(pretrained, *, alone=()):
             f"{', '.join(text.partition('=')[0] for text in pretrained)}"
         )
     return list(found.values())
+
+
+def twin_name(model):
+    """What networks from random weights are called, by the `model` of a config."""
+    return f"random ({model['encoder']['kind']}, {model['backbone']['kind']})"
 
 
 def tuples(value):

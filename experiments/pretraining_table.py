@@ -7,7 +7,8 @@
 Parameters and operations are counted, the time of an update is measured on random
 windows after its compilation, runs interleaved, and memory is what the compiled update
 holds: its arguments (weights, optimizer, batch) and its temporaries. --labels names the
-output of `label_efficiency`, whose names of pretrained runs are those of --run.
+output of `label_efficiency`, whose names of pretrained runs are those of --run; beside
+each stands what the same networks reached from random weights.
 """
 
 import csv
@@ -21,6 +22,7 @@ import time
 from typing import NamedTuple
 
 from experiments import command_line, settings
+from experiments.label_efficiency import twin_name
 from jaxmodels.pipelines.generate import Parser
 from jaxmodels.train.errors import INTERRUPTED, ConfigError, RunError
 
@@ -88,7 +90,8 @@ def run(flags, argv):
         raise ConfigError(f"--repeats {flags.repeats} must be at least 1")
     named = parse_runs(flags.run or RUNS)
     loaded = {name: load(source) for name, source in named.items()}
-    gained = labels_of(flags.labels, named) if flags.labels else {}
+    twins = {name: twin_name(config.model) for name, (_, config) in loaded.items()}
+    gained = labels_of(flags.labels, twins) if flags.labels else {}
     broaden_files.check_folder(flags.output)
     updates = {name: prepare(*one) for name, one in loaded.items()}
     seconds: dict = {name: [] for name in updates}
@@ -185,8 +188,11 @@ def memory(compiled):
     return analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
 
 
-def labels_of(folder, names):
-    """{run: {column: text}}: what fine-tuning reached on the held-out records.
+def labels_of(folder, twins):
+    """{run: {column: number}}: what fine-tuning reached on the held-out records.
+
+    Args:
+        twins: {run: name of its networks from random weights}, which may be missing.
 
     Raises:
         ConfigError: the folder holds no such output, or lacks a run.
@@ -196,19 +202,22 @@ def labels_of(folder, names):
         rows = json.loads(path.read_text())["rows"]
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"--labels {folder}: no output there: {error}") from None
+    held_out = [row for row in rows if row["test"] == rows[0]["test"]]
     found: dict = {}
-    for name in names:
-        own = [r for r in rows if r["system"] == name and r["test"] == rows[0]["test"]]
+    for name, twin in twins.items():
+        own = [row for row in held_out if row["system"] == name]
         if not own:
             known = ", ".join(dict.fromkeys(row["system"] for row in rows))
             raise ConfigError(f"--labels {folder} has no run {name!r}, but {known}")
-        found[name] = {
-            f"{title}, {labels} labels": statistics.mean(
-                row[column] for row in own if row["labels"] == labels
-            )
-            for labels in sorted({row["labels"] for row in own})
-            for column, title in SCORES.items()
-        }
+        other = [row for row in held_out if row["system"] == twin]
+        found[name] = {}
+        for labels in sorted({row["labels"] for row in own}):
+            for where, scored in (("", own), (", random weights", other)):
+                same = [row for row in scored if row["labels"] == labels]
+                for column, title in SCORES.items() if same else ():
+                    seeds = f"{len(same)} seed{'s' if len(same) > 1 else ''}"
+                    key = f"{title}, {labels} labels{where}, {seeds}"
+                    found[name][key] = statistics.mean(row[column] for row in same)
     return found
 
 

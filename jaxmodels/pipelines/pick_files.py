@@ -18,7 +18,7 @@ import numpy as np
 from jaxmodels.data.records import first_line
 from jaxmodels.data.seismic_records import optional
 from jaxmodels.pipelines import broaden_formats as formats
-from jaxmodels.pipelines import broaden_npz, pick_segments
+from jaxmodels.pipelines import broaden_npz, pick_segments, pick_stream
 from jaxmodels.train.errors import ConfigError
 
 SECOND = pick_segments.SECOND
@@ -88,7 +88,9 @@ class Archive:
             band = stats.channel[:-1].upper()
             key = stats.network, stats.station, stats.location, band
             rate = stats.sampling_rate
-            length = round(stats.npts * SECOND / rate) if rate > 0 else 0
+            # What is not picked is not looked through block by block.
+            is_picked = pick_stream.LOWEST <= rate <= pick_stream.HIGHEST
+            length = round(stats.npts * SECOND / rate) if is_picked else 0
             start = stats.starttime.ns
             self.headers.setdefault(key, []).append(
                 Header(key, start, start + length, path)

@@ -143,6 +143,17 @@ def test_sac_asdf_and_npz_are_read_as_well(tmp_path):
     assert len(found.picks) == 8
 
 
+def test_a_rate_that_is_none_of_seismograms_is_told_at_once(tmp_path):
+    """Of the million hours that the record would last, none is read."""
+    waveform = runs.seismogram(40, [(P, 15.0)])
+    np.savez(tmp_path / "slow.npz", waveform=waveform, sampling_rate=1e-6)
+    found = archive(tmp_path / "slow.npz")
+    (key,) = found.headers
+    assert len(found.blocks(key)) == 1
+    one = run(tmp_path, tmp_path / "slow.npz")
+    assert one.picked == {} and "its rate is 1e-06 Hz, not 0.1 to" in one.warnings[0]
+
+
 def test_files_of_one_name_in_several_folders_are_several_records(tmp_path):
     paths = []
     for folder, at in (("a", 15.0), ("b", 25.0)):
