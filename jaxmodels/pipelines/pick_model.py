@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from jaxmodels.data import described
+from jaxmodels.data.seismic_records import in_threads
 from jaxmodels.data.waveform_windows import WindowPreprocessing
 from jaxmodels.models.phase_picker import PhasePicker
 from jaxmodels.models.streaming_picker import StreamingPicker
@@ -125,13 +126,15 @@ class Picker:
         Raises:
             ConfigError: the model gives something that is not finite.
         """
-        found, at = [], 0
         most = CPU_BATCH if jax.default_backend() == "cpu" else None
-        for size in pick_windows.batches(len(inputs), most):
-            batch = inputs[at : at + size]
-            found.append(_probabilities(self.model, self.variables, batch))
-            at += size
-        values = np.concatenate([np.asarray(x) for x in found])
+        sizes = pick_windows.batches(len(inputs), most)
+        parts = np.split(inputs, np.cumsum(sizes[:-1]))
+
+        def probabilities(part):
+            return np.asarray(_probabilities(self.model, self.variables, part))
+
+        # Much of a batch runs on one core of a CPU, and the next batch on another.
+        values = np.concatenate(list(in_threads(probabilities, parts)))
         if not np.isfinite(values).all():
             raise ConfigError(
                 f"the model in {self.source} gives probabilities that are not finite; "
