@@ -348,10 +348,8 @@ def prepare_folder(
     for where, unit in folder.units:
         check_unit(where, unit, reader)
     given = dataclasses.asdict(reader)
-    for later in (
-        "label",
-        "min_seconds",
-    ):  # the name is that from before there were any
+    # Without these the name is that from before there were any.
+    for later in ("label", "min_seconds"):
         if given[later] is None:
             del given[later]
     fields = json.dumps(given, sort_keys=True)

@@ -211,8 +211,10 @@ class Archive:
         return found
 
     def _station(self, path, name):
-        """What stands for the station of a record by its name: files of one name in
-        several folders are several stations."""
+        """What stands for the station of a record: its name, or more of its path.
+
+        Files of one name in several folders are several stations.
+        """
         folder = pathlib.Path(path).resolve().parent
         station = name
         while self._named.setdefault(station, (path, name)) != (path, name):

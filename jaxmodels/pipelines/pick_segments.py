@@ -220,7 +220,8 @@ class Segment:
                 piece = self.pieces[index]
                 if piece.component != component:
                     continue
-                first = max(0, math.ceil((taken - piece.start) * piece.rate / SECOND))
+                behind = (taken - piece.start) * piece.rate / SECOND
+                first = max(0, math.ceil(behind - float(SLACK)))
                 middle = round((time - piece.start) * piece.rate / SECOND)
                 low = middle - round(before * piece.rate)
                 high = middle + max(1, round(after * piece.rate))
