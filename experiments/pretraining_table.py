@@ -90,8 +90,10 @@ def run(flags, argv):
         raise ConfigError(f"--repeats {flags.repeats} must be at least 1")
     named = parse_runs(flags.run or RUNS)
     loaded = {name: load(source) for name, source in named.items()}
-    twins = {name: twin_name(config.model) for name, (_, config) in loaded.items()}
-    gained = labels_of(flags.labels, twins) if flags.labels else {}
+    gained = {}
+    if flags.labels:
+        twins = {name: twin_name(config.model) for name, (_, config) in loaded.items()}
+        gained = labels_of(flags.labels, twins)
     broaden_files.check_folder(flags.output)
     updates = {name: prepare(*one) for name, one in loaded.items()}
     seconds: dict = {name: [] for name in updates}
@@ -212,13 +214,20 @@ def labels_of(folder, twins):
         other = [row for row in held_out if row["system"] == twin]
         found[name] = {}
         for labels in sorted({row["labels"] for row in own}):
-            for where, scored in (("", own), (", random weights", other)):
-                same = [row for row in scored if row["labels"] == labels]
-                for column, title in SCORES.items() if same else ():
-                    seeds = f"{len(same)} seed{'s' if len(same) > 1 else ''}"
-                    key = f"{title}, {labels} labels{where}, {seeds}"
-                    found[name][key] = statistics.mean(row[column] for row in same)
+            found[name] |= means(own, labels, f"{labels} labels")
+            found[name] |= means(other, labels, f"{labels} labels, random weights")
     return found
+
+
+def means(rows, labels, said):
+    """{column: mean over the seeds} of the rows with a number of labels, if any."""
+    same = [row for row in rows if row["labels"] == labels]
+    seeds = f"{len(same)} seed{'s' if len(same) > 1 else ''}"
+    return {
+        f"{title}, {said}, {seeds}": statistics.mean(row[column] for row in same)
+        for column, title in SCORES.items()
+        if same
+    }
 
 
 def write(output, rows, argv, repeats):

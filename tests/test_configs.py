@@ -65,8 +65,8 @@ COUNTS = {
     "configs/seismic/signal_dit.py:base": 12_896_606,
     "configs/seismic/signal_dit.py:large": 28_397_630,
 }
-# What makes the data of a tiny config smaller still, where that takes long to make.
 SEISMIC = "configs/seismic/"
+# What makes the data of a tiny config smaller still, where that takes long to make.
 FEW = ["--config.data.synthetic.num_records=64"]
 SMALLER = {path: FEW for path in FILES if path.startswith(SEISMIC)}
 for name in ("contrastive", "masked", "phase_picking"):
@@ -99,7 +99,7 @@ TRACED = [
 
 
 def marked(paths, more=()):
-    """The paths, those marked slow whose networks other ones have as well."""
+    """The paths, those marked slow whose networks other ones have, and `more`."""
     slow = pytest.mark.slow
     return [pytest.param(x, marks=slow) if x in (AGAIN, *more) else x for x in paths]
 

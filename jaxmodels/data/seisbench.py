@@ -180,13 +180,12 @@ def _block(file, chunk, key, rows, label=None):
     """Yields the traces that lie in one array of a file, which is read once."""
     try:
         values = file["data"][key][()]
-    except TypeError:  # a group, which holds no samples
+    except (KeyError, OSError, TypeError) as error:
+        # Of a group h5py says what it takes and not what it is.
+        is_group = isinstance(error, TypeError)
+        reason = "is a group, not an array" if is_group else first_line(error)
         where = f"{chunk.waveforms}, data/{key}"
-        yield from (Trace(where, {}, "is a group, not an array") for _ in rows)
-        return
-    except (KeyError, OSError) as error:
-        where = f"{chunk.waveforms}, data/{key}"
-        yield from (Trace(where, {}, first_line(error)) for _ in rows)
+        yield from (Trace(where, {}, reason) for _ in rows)
         return
     for row in rows:
         where = f"{chunk.waveforms}: {row.name}"
